@@ -1,0 +1,1 @@
+//! A sans-IO WebRTC audio and data peer over str0m.
