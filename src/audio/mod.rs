@@ -1,0 +1,3 @@
+//! The audio path: frames, resampling, voice activity, playout, WAV files.
+
+pub mod queue;

@@ -1,0 +1,21 @@
+//! The one door to time.
+//!
+//! Drivers read the clock here and hand the value to the pure machines, so that a paused tokio
+//! runtime (tests, `replay`) moves every part of antiphon in virtual time.
+
+use std::time::Instant;
+#[allow(clippy::disallowed_types, reason = "this is the door")]
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The monotonic time; virtual under a paused tokio runtime.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Wall-clock time in ms since the Unix epoch.
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+pub fn unix_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,1 @@
+//! Settings: strings in, a configuration or the list of all faults out.

@@ -1,0 +1,1 @@
+//! The companion HTTP control endpoint: sessions, tokens, transcripts, ingest.

@@ -1,0 +1,1 @@
+//! Provider doubles that speak the real wire protocols on loopback.

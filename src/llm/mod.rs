@@ -1,0 +1,82 @@
+//! Large language models: what every provider is to the rest of antiphon.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+/// One entry of the conversation as the model is shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub role: Role,
+    pub text: String,
+}
+
+/// One generation: the whole conversation, the system prompt first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerateRequest {
+    pub messages: Arc<[Message]>,
+}
+
+/// What a generation tells, in order; after `End` or `Error` nothing more comes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LlmEvent {
+    /// A piece of text as the model streams it (a token or some), never empty.
+    Text(String),
+    /// May be missing on an interrupted stream.
+    Usage {
+        input_tokens: u64,
+        cached_tokens: u64,
+        output_tokens: u64,
+    },
+    End,
+    Error(LlmError),
+}
+
+/// Why a generation failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LlmError {
+    #[error("the provider refused the credentials (HTTP {status})")]
+    Unauthorized { status: u16 },
+    #[error("the provider refused the request (HTTP {status}): {message}")]
+    Rejected { status: u16, message: String },
+    #[error("the provider cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("the stream broke off: {0}")]
+    Interrupted(String),
+    #[error("no answer within {0} ms")]
+    Timeout(u64),
+}
+
+impl LlmError {
+    /// Whether trying again may help.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Unauthorized { .. } | Self::Rejected { .. })
+    }
+}
+
+/// A language model provider, shared by all rooms of an agent.
+#[async_trait::async_trait]
+pub trait Llm: Send + Sync + std::fmt::Debug + 'static {
+    /// As written in agent files: `openai`.
+    fn provider(&self) -> &'static str;
+    fn model(&self) -> &str;
+    /// Opens the connection ahead of the first turn; failure is not an error.
+    async fn prewarm(&self);
+    /// Streams one answer into `events`; ends with exactly one `End` or `Error`, unless cancelled,
+    /// which frees the connection at once and sends nothing more. Retries inside as long as nothing
+    /// has been streamed.
+    async fn generate(
+        &self,
+        request: GenerateRequest,
+        events: mpsc::Sender<LlmEvent>,
+        cancel: CancellationToken,
+    );
+}

@@ -1,0 +1,1 @@
+//! A WAV through the whole conversation, without any server.

@@ -1,0 +1,1 @@
+//! One room: join, hear, speak, text streams, attributes.

@@ -1,0 +1,95 @@
+//! What a session asks of the world. Comparable data: tests assert on lists of these.
+
+use crate::{
+    llm::GenerateRequest,
+    session::{
+        input::{GenerationId, SpeakerId},
+        state::{AgentState, CloseReason, UserState},
+    },
+    transcript::segment::Segment,
+    tts::SpeechId,
+};
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    SetState(AgentState),
+    SetUserState(UserState),
+    /// Show it in the room; a final is on disk before that, and is reported.
+    Transcript(Segment),
+    /// Start a generation; at most one is current.
+    Generate {
+        id: GenerationId,
+        request: GenerateRequest,
+    },
+    CancelGeneration {
+        id: GenerationId,
+    },
+    /// Send text to be synthesised; the first piece opens the speech.
+    Speak {
+        id: SpeechId,
+        text: String,
+    },
+    /// No more text for this speech.
+    FinishSpeech {
+        id: SpeechId,
+    },
+    /// Drop the speech at the provider and what of it is not yet played.
+    CancelSpeech {
+        id: SpeechId,
+    },
+    /// Let the speech's audio flow to the track as it arrives.
+    Play {
+        id: SpeechId,
+    },
+    /// Play the bundled apology as this speech: TTS itself is down.
+    PlayApology {
+        id: SpeechId,
+    },
+    /// Fall silent now: nothing queued at the track is heard. The speech's audio is kept until
+    /// `CancelSpeech`; the driver answers with `Playout::Position`.
+    ClearPlayout {
+        id: SpeechId,
+    },
+    /// Go on with a cleared speech from this position.
+    Resume {
+        id: SpeechId,
+        from_ms: u64,
+    },
+    /// Ask STT to close the segment now.
+    FinalizeStt {
+        speaker: SpeakerId,
+    },
+    Metric(Metric),
+    Usage(Usage),
+    /// Leave the room; nothing follows.
+    Leave {
+        reason: CloseReason,
+    },
+}
+
+/// Measured facts about a turn, for metrics and events.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Metric {
+    /// From the end of the user's speech to the turn's commit, in ms.
+    EndpointingDelay { ms: u64 },
+    /// From the generation's start to its first text, in ms.
+    Ttft { ms: u64 },
+    /// From the first text sent to TTS to its first audio, in ms.
+    Ttfb { ms: u64 },
+    /// From the end of the user's speech to the agent's first audio at the track, in ms.
+    ResponseLatency { ms: u64 },
+    /// The user cut the agent short.
+    Interruption,
+    /// The agent went on after an interruption without words.
+    FalseInterruption,
+    /// An apology was spoken.
+    Apology,
+}
+
+/// What was used, to be priced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    Stt { audio_ms: u64 },
+    Llm { input_tokens: u64, cached_tokens: u64, output_tokens: u64 },
+    Tts { characters: u64 },
+}

@@ -1,0 +1,123 @@
+//! What happens to a session, as the driver tells it.
+
+use crate::{
+    llm::{LlmError, LlmEvent},
+    session::state::CloseReason,
+    stt::{SttError, Transcript},
+    tts::{SpeechId, TimedText, TtsError},
+};
+
+/// Names a speaker within one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpeakerId(pub u32);
+
+/// Names one generation within one session; grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GenerationId(pub u64);
+
+/// Everything that can happen to a session. Events for an id that has been cancelled are ignored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// The room is joined and the voice track is live: greet, begin.
+    Ready,
+    Participant {
+        speaker: SpeakerId,
+        event: ParticipantEvent,
+    },
+    Vad {
+        speaker: SpeakerId,
+        event: VadEvent,
+    },
+    Stt {
+        speaker: SpeakerId,
+        event: SttInput,
+    },
+    Llm {
+        id: GenerationId,
+        event: LlmEvent,
+    },
+    Tts {
+        id: SpeechId,
+        event: TtsInput,
+    },
+    Playout {
+        id: SpeechId,
+        event: PlayoutEvent,
+    },
+    /// Text the user typed; interrupts, then is answered as a user turn.
+    Chat {
+        speaker: SpeakerId,
+        text: String,
+    },
+    /// Speech that the application asked for.
+    Say {
+        text: String,
+        interruptible: bool,
+    },
+    /// End gracefully: finish the sentence, say farewell, leave.
+    Drain,
+    /// End now; pending finals are still commanded out.
+    Close {
+        reason: CloseReason,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParticipantEvent {
+    /// The first to join is linked: the one whose turns are answered.
+    Joined {
+        identity: String,
+        name: String,
+    },
+    Left,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VadEvent {
+    /// Speech has been going on for `speech_ms` (the detector's minimum) when this is told.
+    Started { speech_ms: u32 },
+    /// Silence has been going on for `silence_ms` (the detector's minimum) when this is told.
+    Ended { silence_ms: u32 },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum SttInput {
+    SpeechStarted,
+    Interim(Transcript),
+    Final(Transcript),
+    EndOfTurn,
+    Usage { audio_ms: u64 },
+    Lost,
+    Restored,
+    Failed(SttError),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum TtsInput {
+    /// Audio has been added to the speech's playout queue.
+    Audio {
+        ms: u32,
+    },
+    Alignment(Vec<TimedText>),
+    End,
+    Error(TtsError),
+    Usage {
+        characters: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlayoutEvent {
+    /// The first frame has gone to the track.
+    Started,
+    /// How much of the speech has been heard, told about every 100 ms and after `ClearPlayout`.
+    Position { ms: u64 },
+    /// All audio of a finished speech has been heard.
+    Drained { ms: u64 },
+}
+
+impl From<LlmError> for LlmEvent {
+    fn from(error: LlmError) -> Self {
+        Self::Error(error)
+    }
+}

@@ -1,0 +1,10 @@
+//! The conversation: a pure machine and its driver.
+//!
+//! [`machine::Session`] does no I/O, spawns nothing and reads no clock. `driver` holds the tasks
+//! and sockets around it. Audio never enters the machine: it sees events about audio and steers it
+//! by commands.
+
+pub mod command;
+pub mod input;
+pub mod settings;
+pub mod state;

@@ -1,0 +1,3 @@
+//! Transcripts on their way from the session to the room and to the control endpoint.
+
+pub mod segment;
