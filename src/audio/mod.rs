@@ -2,6 +2,7 @@
 
 pub mod assets;
 pub mod level;
+pub mod playout;
 pub mod queue;
 pub mod resample;
 pub mod wav;
