@@ -5,6 +5,7 @@ pub mod level;
 pub mod playout;
 pub mod queue;
 pub mod resample;
+pub mod vad;
 pub mod wav;
 
 pub use assets::{apology, apology_at, demo_caller, demo_caller_expected};

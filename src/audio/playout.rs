@@ -418,7 +418,7 @@ mod tests {
     const FRAME: usize = 80;
 
     fn playout() -> Playout {
-        Playout::new(8_000, Duration::from_secs(60))
+        Playout::new(8_000, Duration::from_mins(1))
     }
 
     fn ms(ms: usize) -> Vec<i16> {
