@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod url;
+pub mod ws;
 
 /// Makes ring the process's TLS provider. Idempotent; call it before any TLS connection is built
 /// (several rustls providers are linked in, so rustls cannot choose by itself).
