@@ -152,15 +152,13 @@ impl Request {
     }
 
     fn with_header(mut self, name: &'static str, value: &str, sensitive: bool) -> Self {
-        match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
-            (Ok(header), Ok(mut value)) => {
-                value.set_sensitive(sensitive);
-                self.headers.push((header, value));
-            }
-            _ => {
-                let fault = format!("the value for the header {name} has control characters");
-                self.invalid = Some(fault);
-            }
+        let header = HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(header), Ok(mut value)) = (header, HeaderValue::from_str(value)) {
+            value.set_sensitive(sensitive);
+            self.headers.push((header, value));
+        } else {
+            let fault = format!("the value for the header {name} has control characters");
+            self.invalid = Some(fault);
         }
         self
     }
