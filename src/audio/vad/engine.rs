@@ -16,8 +16,8 @@ pub enum VadEngine {
     /// earshot's small neural network, compiled in: 16 ms frames.
     #[default]
     Earshot,
-    /// WebRTC's Gaussian mixture model: 10 ms frames, a probability of 0 or 1. Cheaper; much less
-    /// sure in noise.
+    /// WebRTC's Gaussian mixture model: 10 ms frames, a probability of 0 or 1. Less sure in noise,
+    /// and for all its cheap arithmetic no cheaper: it needs a thread of its own.
     Webrtc { mode: WebrtcMode },
 }
 
@@ -100,6 +100,7 @@ impl Engine {
 }
 
 const EARSHOT_FRAME: usize = 256;
+/// The shortest that it takes: a single frame taken wrongly is then held for the shortest time.
 const WEBRTC_FRAME: usize = 160;
 
 /// Frames that WebRTC's detector takes for speech while it learns the room's noise: a quarter of a
