@@ -5,6 +5,15 @@
 //! by commands.
 
 pub mod command;
+mod history;
 pub mod input;
+pub mod machine;
 pub mod settings;
+pub mod simulation;
+mod speaker;
+mod speech;
 pub mod state;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod turn;
