@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::dispatch::Assignment;
+use crate::clock;
 
 /// Codes of failed jobs; they head the error that the server shows for the job.
 pub mod code {
@@ -67,6 +69,7 @@ pub trait JobRunner: Send + Sync + 'static {
 }
 
 struct Handle {
+    started: Instant,
     shutdown: CancellationToken,
     abort: AbortHandle,
 }
@@ -107,7 +110,7 @@ impl Jobs {
         let run = async move { runner.run(assignment, context).await };
         let abort = self.tasks.spawn(run.instrument(span));
         self.ids.insert(abort.id(), job_id.clone());
-        self.handles.insert(job_id, Handle { shutdown, abort });
+        self.handles.insert(job_id, Handle { started: clock::now(), shutdown, abort });
     }
 
     /// Asks all jobs, those to come as well, to end gracefully.
@@ -129,8 +132,8 @@ impl Jobs {
         }
     }
 
-    /// The next job to end; waits for ever while none runs. Cancel safe.
-    pub async fn next_ended(&mut self) -> (String, Result<(), JobError>) {
+    /// The next job to end, and how long it ran; waits for ever while none runs. Cancel safe.
+    pub async fn next_ended(&mut self) -> (String, Result<(), JobError>, Duration) {
         let (id, result) = match self.tasks.join_next_with_id().await {
             Some(Ok((id, result))) => (id, result),
             // The panic's message goes to the log by the panic hook; it may hold anything, so it
@@ -144,8 +147,9 @@ impl Jobs {
             None => return std::future::pending().await,
         };
         let job_id = self.ids.remove(&id).unwrap_or_default();
-        self.handles.remove(&job_id);
-        (job_id, result)
+        let started = self.handles.remove(&job_id).map(|job| job.started);
+        let ran = started.map(|at| clock::now().saturating_duration_since(at));
+        (job_id, result, ran.unwrap_or_default())
     }
 }
 
@@ -199,10 +203,10 @@ mod tests {
         let mut jobs = Jobs::new(Arc::new(Runner));
         jobs.start(job("AJ_1", "waits"));
         jobs.start(job("AJ_2", "panics"));
-        let (id, result) = jobs.next_ended().await;
+        let (id, result, _) = jobs.next_ended().await;
         assert_eq!((id.as_str(), code_of(result)), ("AJ_2", code::PANICKED));
         jobs.terminate("AJ_1");
-        assert_eq!(jobs.next_ended().await, ("AJ_1".to_owned(), Ok(())));
+        assert_eq!(jobs.next_ended().await, ("AJ_1".to_owned(), Ok(()), Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]
@@ -212,7 +216,7 @@ mod tests {
         jobs.terminate("AJ_1");
         jobs.abort("AJ_1");
         jobs.abort("AJ_9");
-        let (id, result) = jobs.next_ended().await;
+        let (id, result, _) = jobs.next_ended().await;
         assert_eq!((id.as_str(), code_of(result)), ("AJ_1", code::ABORTED));
     }
 
@@ -221,16 +225,16 @@ mod tests {
         let mut jobs = Jobs::new(Arc::new(Runner));
         jobs.start(job("AJ_1", "patient"));
         jobs.drain();
-        assert_eq!(jobs.next_ended().await, ("AJ_1".to_owned(), Ok(())));
+        assert_eq!(jobs.next_ended().await, ("AJ_1".to_owned(), Ok(()), Duration::ZERO));
         jobs.start(job("AJ_2", "patient"));
-        assert_eq!(jobs.next_ended().await, ("AJ_2".to_owned(), Ok(())));
+        assert_eq!(jobs.next_ended().await, ("AJ_2".to_owned(), Ok(()), Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_job_says_why() {
         let mut jobs = Jobs::new(Arc::new(Runner));
         jobs.start(job("AJ_1", "fails"));
-        let (_, result) = jobs.next_ended().await;
+        let (_, result, _) = jobs.next_ended().await;
         assert_eq!(result.unwrap_err().to_string(), "ROOM_NOT_FOUND: the room is gone");
     }
 }

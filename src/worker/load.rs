@@ -85,14 +85,18 @@ fn parse_stat(stat: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn close(a: f32, b: f32) -> bool {
+        (a - b).abs() < 1e-6
+    }
+
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
     #[test]
     fn half_of_two_cores_is_a_load_of_a_half() {
         let mut cpu = CpuAverage::new(2);
         let start = crate::clock::now();
-        assert_eq!(cpu.sample(MS(1_000), start), 0.0);
-        assert!((cpu.sample(MS(1_500), start + MS(500)) - 0.5).abs() < 1e-6);
+        assert!(close(cpu.sample(MS(1_000), start), 0.0));
+        assert!(close(cpu.sample(MS(1_500), start + MS(500)), 0.5));
     }
 
     #[test]
@@ -100,10 +104,10 @@ mod tests {
         let mut cpu = CpuAverage::new(1);
         let start = crate::clock::now();
         cpu.sample(MS(0), start);
-        assert!((cpu.sample(MS(500), start + MS(500)) - 1.0).abs() < 1e-6);
+        assert!(close(cpu.sample(MS(500), start + MS(500)), 1.0));
         let later: Vec<f32> =
             (2..=6).map(|n| cpu.sample(MS(500), start + n * SAMPLE_INTERVAL)).collect();
-        assert!((later[3] - 0.2).abs() < 1e-6 && later[4] == 0.0, "{later:?}");
+        assert!(close(later[3], 0.2) && close(later[4], 0.0), "{later:?}");
     }
 
     #[test]
@@ -111,21 +115,21 @@ mod tests {
         let mut cpu = CpuAverage::new(1);
         let start = crate::clock::now();
         cpu.sample(MS(900), start);
-        assert_eq!(cpu.sample(MS(900), start), 0.0);
-        assert_eq!(cpu.sample(MS(100), start + MS(500)), 0.0);
+        assert!(close(cpu.sample(MS(900), start), 0.0));
+        assert!(close(cpu.sample(MS(100), start + MS(500)), 0.0));
     }
 
     #[test]
     fn jobs_alone_reach_the_threshold_at_the_maximum() {
-        assert_eq!(combined(0.0, 9, 0, 10, 0.7), 0.63);
-        assert_eq!(combined(0.0, 10, 0, 10, 0.7), 0.7);
-        assert_eq!(combined(0.0, 10_000, 0, 10, 0.7), 1.0);
+        assert!(close(combined(0.0, 9, 0, 10, 0.7), 0.63));
+        assert!(close(combined(0.0, 10, 0, 10, 0.7), 0.7));
+        assert!(close(combined(0.0, 10_000, 0, 10, 0.7), 1.0));
     }
 
     #[test]
     fn promised_jobs_count_on_top_of_the_cpu() {
-        assert!((combined(0.5, 2, 2, 10, 0.7) - 0.64).abs() < 1e-6);
-        assert!((combined(f32::NAN, 0, 0, 0, 0.7)).abs() < 1e-6);
+        assert!(close(combined(0.5, 2, 2, 10, 0.7), 0.64));
+        assert!(close(combined(f32::NAN, 0, 0, 0, 0.7), 0.0));
     }
 
     #[test]

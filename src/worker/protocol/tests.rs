@@ -24,20 +24,20 @@ fn config() -> Config {
     }
 }
 
-fn job(id: &str) -> Option<Job> {
-    Some(Job {
+fn job(id: &str) -> Job {
+    Job {
         id: id.into(),
         room: Some(Room { name: format!("room-{id}"), ..Default::default() }),
         ..Default::default()
-    })
+    }
 }
 
 fn asked(id: &str) -> FromServer {
-    FromServer::Availability(AvailabilityRequest { job: job(id), resuming: false })
+    FromServer::Availability(AvailabilityRequest { job: Some(job(id)), resuming: false })
 }
 
 fn assigned(id: &str) -> FromServer {
-    FromServer::Assignment(JobAssignment { job: job(id), url: None, token: "token".into() })
+    FromServer::Assignment(JobAssignment { job: Some(job(id)), url: None, token: "token".into() })
 }
 
 fn terminated(id: &str) -> FromServer {
@@ -90,7 +90,7 @@ impl Worker {
     }
 
     fn server(&mut self, message: FromServer) -> &mut Self {
-        self.input(Input::Message(ServerMessage { message: Some(message) }))
+        self.input(Input::Message(Box::new(ServerMessage { message: Some(message) })))
     }
 
     fn start(&mut self, id: &str) -> &mut Self {
@@ -391,9 +391,10 @@ fn a_repeated_question_is_answered_without_a_second_slot() {
 #[test]
 fn an_accepted_job_without_a_token_fails() {
     let mut worker = Worker::registered();
-    worker
-        .server(asked("AJ_1"))
-        .server(FromServer::Assignment(JobAssignment { job: job("AJ_1"), ..Default::default() }));
+    worker.server(asked("AJ_1")).server(FromServer::Assignment(JobAssignment {
+        job: Some(job("AJ_1")),
+        ..Default::default()
+    }));
     assert!(worker.started().is_empty());
     assert_eq!(worker.finals("AJ_1"), [JobStatus::JsFailed]);
     assert_eq!(worker.machine.snapshot().reserved, 0);
@@ -413,7 +414,7 @@ fn malformed_messages_are_logged_once_and_change_nothing() {
     let mut worker = Worker::registered();
     for _ in 0..3 {
         worker.input(Input::Undecodable);
-        worker.input(Input::Message(ServerMessage { message: None }));
+        worker.input(Input::Message(Box::default()));
         worker.server(FromServer::Availability(AvailabilityRequest::default()));
         worker.server(FromServer::Assignment(JobAssignment::default()));
         worker.server(terminated(""));
@@ -719,7 +720,7 @@ fn after_the_exit_nothing_happens() {
 
 // Random orders against the invariants.
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Connected,
     Register,
@@ -769,7 +770,7 @@ fn apply(worker: &mut Worker, step: Step) {
         Step::Asked(n) => worker.server(asked(&id(n))),
         Step::Assigned(n, true) => worker.server(assigned(&id(n))),
         Step::Assigned(n, false) => worker.server(FromServer::Assignment(JobAssignment {
-            job: job(&id(n)),
+            job: Some(job(&id(n))),
             ..Default::default()
         })),
         Step::Terminated(n) => worker.server(terminated(&id(n))),
@@ -779,7 +780,7 @@ fn apply(worker: &mut Worker, step: Step) {
             worker.server(FromServer::Pong(WorkerPong { last_timestamp, timestamp: 0 }))
         }
         Step::GoAway => worker.server(FromServer::GoAway(agent_http::GoAway::default())),
-        Step::Empty => worker.input(Input::Message(ServerMessage::default())),
+        Step::Empty => worker.input(Input::Message(Box::default())),
         Step::Undecodable => worker.input(Input::Undecodable),
         Step::Lost(0) => {
             worker.input(Input::Disconnected(Disconnect::Unauthorized { status: 401 }))
@@ -807,7 +808,8 @@ fn check_job_statuses(worker: &Worker, complete: bool) -> Result<(), TestCaseErr
                 let before = open.insert(job.job_id.clone(), "started");
                 prop_assert!(before.is_none(), "{} started twice", job.job_id);
             }
-            Command::Send(WorkerMessage { message: Some(ToServer::UpdateJob(update)) }) => {
+            Command::Send(message) => {
+                let Some(ToServer::UpdateJob(update)) = &message.message else { continue };
                 if update.status() == JobStatus::JsRunning {
                     let before = open.insert(update.job_id.clone(), "running");
                     prop_assert_eq!(before, Some("started"));
