@@ -36,7 +36,7 @@ const MAX_PENDING: usize = 4 * 1024 * 1024;
 /// A file that is all acknowledged and at least this long is emptied.
 const COMPACT: u64 = 256 * 1024;
 /// Files adopted at once: each is an open file.
-const MAX_ADOPTED: usize = 64;
+pub const MAX_ADOPTED: usize = 64;
 
 const LIVE: &str = "jsonl";
 const UNNAMED: &str = "new";
