@@ -1,1 +1,108 @@
 //! Provider doubles that speak the real wire protocols on loopback.
+//!
+//! They stand in for the services in tests, in `antiphon demo` and in `antiphon replay`: antiphon's
+//! own drivers connect to them as to the real thing, by base URL. All are served on one port of
+//! 127.0.0.1; a [`Script`] says what they hear, think and say, and which faults they show; a
+//! [`Log`] keeps what they were asked.
+
+pub mod deepgram;
+pub mod log;
+pub mod speech_detect;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use axum::{Router, serve::ListenerExt};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use self::log::Log;
+
+/// What every double does.
+#[derive(Debug, Clone, Default)]
+pub struct Script {
+    pub stt: deepgram::SttScript,
+}
+
+/// What a double's router is given, beside its own script.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    pub log: Log,
+    /// Cancelled when the doubles go: connections that live longer than a request end on it.
+    pub stop: CancellationToken,
+    connections: Arc<AtomicU64>,
+}
+
+impl Context {
+    /// Names the next connection or request in the log: 1, 2, …
+    pub fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Running doubles; they end when this is dropped.
+#[derive(Debug)]
+pub struct Doubles {
+    address: SocketAddr,
+    context: Context,
+    task: JoinHandle<()>,
+}
+
+/// Serves all doubles on a free port of 127.0.0.1.
+pub async fn serve(script: Script) -> io::Result<Doubles> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let address = listener.local_addr()?;
+    let context = Context::default();
+    let router =
+        Router::new().nest("/v1", Router::new().merge(deepgram::router(script.stt, &context)));
+    let listener = listener.tap_io(|stream| {
+        // Nagle's algorithm would add up to 40 ms to a measured latency.
+        let _ = stream.set_nodelay(true);
+    });
+    let stop = context.stop.clone();
+    let task = tokio::spawn(async move {
+        let serving = axum::serve(listener, router);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // It ends only by an error of the listener, after which nobody can connect: the drivers
+            // under test report that.
+            _ = serving => {}
+        }
+    });
+    Ok(Doubles { address, context, task })
+}
+
+impl Doubles {
+    /// For `*_BASE_URL`: `http://127.0.0.1:PORT/v1`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What was received so far.
+    pub const fn log(&self) -> &Log {
+        &self.context.log
+    }
+
+    /// Ends the doubles and their connections.
+    pub async fn shutdown(mut self) {
+        self.context.stop.cancel();
+        // A panic inside is already on stderr.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Doubles {
+    fn drop(&mut self) {
+        self.context.stop.cancel();
+    }
+}

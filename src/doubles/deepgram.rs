@@ -1,0 +1,420 @@
+//! A double of Deepgram's live transcription, v1: `GET /v1/listen` upgraded to a WebSocket.
+//!
+//! It hears speech by its energy and understands it as scripted, utterance by utterance, over all
+//! its connections. Time is the audio's own: silence counts when it is received.
+
+pub mod hearing;
+
+use std::{
+    collections::VecDeque,
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    extract::{
+        Query, RawQuery, State,
+        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade},
+    },
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::hearing::{Cursor, Hearing};
+use super::{Context, log::What};
+use crate::clock;
+
+const PROVIDER: &str = "deepgram";
+/// Audio of one message: a second and more is no live stream.
+const MAX_MESSAGE: usize = 256 << 10;
+
+/// What goes wrong with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    Refuse {
+        status: u16,
+        retry_after: Option<u64>,
+    },
+    /// The upgrade is answered late.
+    Slow(Duration),
+    /// The connection breaks without a close frame, after this much audio.
+    Disconnect(Duration),
+    /// Nothing is read or answered any more after this much audio, and nothing is closed.
+    Stall(Duration),
+}
+
+/// What is understood, and what goes wrong:
+///
+/// ```
+/// # use antiphon::doubles::deepgram::SttScript;
+/// # use std::time::Duration;
+/// # let ms = Duration::from_millis;
+/// // Two utterances, the first of two segments; the first connection breaks after 900 ms of audio.
+/// let script = SttScript::new()
+///     .utterance("book a table").then("for two")
+///     .utterance("at eight")
+///     .final_delay(ms(300))
+///     .disconnect_after(ms(900));
+/// ```
+#[derive(Debug, Clone)]
+pub struct SttScript {
+    utterances: Vec<Vec<String>>,
+    final_delay: Duration,
+    hang_over: Duration,
+    word: Duration,
+    latency: Duration,
+    idle: Duration,
+    confidence: f64,
+    speech_final: bool,
+    record: bool,
+    faults: VecDeque<Fault>,
+    last_fault: Fault,
+}
+
+impl Default for SttScript {
+    fn default() -> Self {
+        Self {
+            utterances: Vec::new(),
+            final_delay: Duration::from_millis(150),
+            hang_over: Duration::from_millis(200),
+            word: Duration::from_millis(200),
+            latency: Duration::ZERO,
+            idle: Duration::from_secs(10),
+            confidence: 0.98,
+            speech_final: true,
+            record: false,
+            faults: VecDeque::new(),
+            last_fault: Fault::None,
+        }
+    }
+}
+
+impl SttScript {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the next stretch of speech is understood as. Beyond the script: `utterance N`.
+    pub fn utterance(mut self, text: &str) -> Self {
+        self.utterances.push(vec![text.to_owned()]);
+        self
+    }
+
+    /// A further segment of the last utterance: its own `is_final`, one `speech_final` for all.
+    pub fn then(mut self, text: &str) -> Self {
+        match self.utterances.last_mut() {
+            Some(segments) => segments.push(text.to_owned()),
+            None => self.utterances.push(vec![text.to_owned()]),
+        }
+        self
+    }
+
+    /// From the last sound to the final (150 ms). Below the hang-over the hang-over counts.
+    pub const fn final_delay(mut self, delay: Duration) -> Self {
+        self.final_delay = delay;
+        self
+    }
+
+    /// Pauses shorter than this (200 ms) do not end an utterance.
+    pub const fn hang_over(mut self, pause: Duration) -> Self {
+        self.hang_over = pause;
+        self
+    }
+
+    /// How long a word is: interims grow by one in this time (200 ms).
+    pub const fn word(mut self, length: Duration) -> Self {
+        self.word = length;
+        self
+    }
+
+    /// Each message is sent this much later (0).
+    pub const fn latency(mut self, latency: Duration) -> Self {
+        self.latency = latency;
+        self
+    }
+
+    /// A connection without audio or `KeepAlive` for this long is closed with NET-0001 (10 s).
+    pub const fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle = timeout;
+        self
+    }
+
+    /// Of all words (0.98).
+    pub const fn confidence(mut self, confidence: f64) -> Self {
+        self.confidence = confidence;
+        self
+    }
+
+    /// Ends are told by `UtteranceEnd` alone.
+    pub const fn without_speech_final(mut self) -> Self {
+        self.speech_final = false;
+        self
+    }
+
+    /// Keeps the received audio in the log (60 s of each connection).
+    pub const fn record_audio(mut self) -> Self {
+        self.record = true;
+        self
+    }
+
+    /// The next connection has no fault.
+    pub fn accept(self) -> Self {
+        self.fault(Fault::None)
+    }
+
+    /// The next connection is refused with this HTTP status. Faults are used up in the order
+    /// written, one a connection.
+    pub fn refuse(self, status: u16) -> Self {
+        self.fault(Fault::Refuse { status, retry_after: None })
+    }
+
+    /// Refused with `Retry-After`, in s.
+    pub fn refuse_for(self, status: u16, retry_after: u64) -> Self {
+        self.fault(Fault::Refuse { status, retry_after: Some(retry_after) })
+    }
+
+    /// Every connection after the faults so far is refused.
+    pub const fn refuse_always(mut self, status: u16) -> Self {
+        self.last_fault = Fault::Refuse { status, retry_after: None };
+        self
+    }
+
+    /// The next connection's upgrade is answered only after `delay`.
+    pub fn slow_connect(self, delay: Duration) -> Self {
+        self.fault(Fault::Slow(delay))
+    }
+
+    /// The next connection breaks without a close frame after this much audio.
+    pub fn disconnect_after(self, audio: Duration) -> Self {
+        self.fault(Fault::Disconnect(audio))
+    }
+
+    /// The next connection neither reads nor answers any more after this much audio.
+    pub fn stall_after(self, audio: Duration) -> Self {
+        self.fault(Fault::Stall(audio))
+    }
+
+    fn fault(mut self, fault: Fault) -> Self {
+        self.faults.push_back(fault);
+        self
+    }
+
+    /// The words of each segment of one utterance.
+    fn segments(&self, index: usize) -> Vec<Vec<String>> {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        match self.utterances.get(index) {
+            Some(segments) => segments.iter().map(|text| words(text)).collect(),
+            None => vec![words(&format!("utterance {}", index + 1))],
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Served {
+    script: Arc<SttScript>,
+    faults: Arc<Mutex<VecDeque<Fault>>>,
+    cursor: Cursor,
+    context: Context,
+}
+
+/// `/listen`, to be nested under the version.
+pub fn router(script: SttScript, context: &Context) -> Router {
+    let faults = Arc::new(Mutex::new(script.faults.clone()));
+    let (script, cursor) = (Arc::new(script), Cursor::default());
+    let served = Served { script, faults, cursor, context: context.clone() };
+    Router::new().route("/listen", get(listen)).with_state(served)
+}
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    encoding: Option<String>,
+    sample_rate: Option<u32>,
+    channels: Option<u32>,
+    utterance_end_ms: Option<u64>,
+}
+
+async fn listen(
+    State(served): State<Served>,
+    Query(asked): Query<Asked>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let connection = served.context.next_connection();
+    let fault = served.faults.lock().pop_front().unwrap_or(served.script.last_fault);
+    if let Some(refusal) = refusal(fault, &headers, &asked) {
+        let status = refusal.status().as_u16();
+        served.context.log.push(PROVIDER, connection, What::Refused { status });
+        return refusal;
+    }
+    if let Fault::Slow(delay) = fault {
+        tokio::time::sleep(delay).await;
+    }
+    let mut target = "/v1/listen".to_owned();
+    if let Some(query) = query {
+        // Writing to a string cannot fail.
+        let _ = write!(target, "?{query}");
+    }
+    served.context.log.push(PROVIDER, connection, What::Opened { target });
+    let utterance_end_ms = asked.utterance_end_ms.unwrap_or(0);
+    upgrade.max_message_size(MAX_MESSAGE).on_upgrade(async move |socket| {
+        let stop = served.context.stop.clone();
+        let log = served.context.log.clone();
+        let hearing = Hearing::new(served.script.clone(), served.cursor.clone(), utterance_end_ms);
+        let talk = Talk { socket, hearing, served, fault, connection, outgoing: VecDeque::new() };
+        tokio::select! {
+            () = talk.run() => {}
+            () = stop.cancelled() => {}
+        }
+        log.push(PROVIDER, connection, What::Closed);
+    })
+}
+
+fn refusal(fault: Fault, headers: &HeaderMap, asked: &Asked) -> Option<Response> {
+    if let Fault::Refuse { status, retry_after } = fault {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = complaint(status, "SCRIPTED", "refused as scripted");
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        return Some(response);
+    }
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let key = authorization.and_then(|value| value.strip_prefix("Token ")).unwrap_or_default();
+    if key.trim().is_empty() {
+        let message = "Invalid credentials.";
+        return Some(complaint(StatusCode::UNAUTHORIZED, "INVALID_AUTH", message));
+    }
+    let right = asked.encoding.as_deref() == Some("linear16")
+        && asked.sample_rate == Some(16_000)
+        && asked.channels.unwrap_or(1) == 1;
+    let message = "This double hears linear16 mono at 16000 Hz.";
+    (!right).then(|| complaint(StatusCode::BAD_REQUEST, "Bad Request", message))
+}
+
+fn complaint(status: StatusCode, code: &str, message: &str) -> Response {
+    (status, Json(json!({"err_code": code, "err_msg": message}))).into_response()
+}
+
+/// One accepted connection.
+struct Talk {
+    socket: WebSocket,
+    hearing: Hearing,
+    served: Served,
+    fault: Fault,
+    connection: u64,
+    outgoing: VecDeque<(Instant, String)>,
+}
+
+/// What the client wants after a message.
+enum After {
+    GoOn,
+    Close,
+    Break,
+}
+
+impl Talk {
+    async fn run(mut self) {
+        let idle = self.served.script.idle;
+        let mut idle_at = clock::now() + idle;
+        loop {
+            let send_at = self.outgoing.front().map_or(idle_at, |(at, _)| *at);
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(send_at.into()), if !self.outgoing.is_empty() => {
+                    if !self.send_due().await {
+                        return;
+                    }
+                }
+                message = self.socket.recv() => {
+                    let Some(Ok(message)) = message else { return };
+                    if matches!(message, Message::Binary(_) | Message::Text(_)) {
+                        idle_at = clock::now() + idle;
+                    }
+                    match self.message(&message).await {
+                        After::GoOn => {}
+                        After::Close => return self.close().await,
+                        After::Break => return,
+                    }
+                }
+                () = tokio::time::sleep_until(idle_at.into()) => {
+                    let reason = "NET-0001: no audio and no KeepAlive";
+                    let close = CloseFrame { code: 1011, reason: reason.into() };
+                    let _ = self.socket.send(Message::Close(Some(close))).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn message(&mut self, message: &Message) -> After {
+        let mut out = Vec::new();
+        let mut after = After::GoOn;
+        match message {
+            Message::Binary(data) => {
+                let (pairs, _) = data.as_chunks::<2>();
+                let samples: Vec<i16> =
+                    pairs.iter().map(|pair| i16::from_le_bytes(*pair)).collect();
+                if self.served.script.record {
+                    self.served.context.log.record(self.connection, &samples);
+                }
+                self.hearing.hear(&samples, &mut out);
+                let heard = Duration::from_millis(self.hearing.now_ms());
+                match self.fault {
+                    Fault::Disconnect(limit) if heard >= limit => after = After::Break,
+                    Fault::Stall(limit) if heard >= limit => std::future::pending().await,
+                    _ => {}
+                }
+            }
+            Message::Text(text) => {
+                let log = &self.served.context.log;
+                log.push(PROVIDER, self.connection, What::Text(text.to_string()));
+                let kind = serde_json::from_str::<Value>(text).unwrap_or_default();
+                match kind["type"].as_str() {
+                    Some("Finalize") => self.hearing.finalize(&mut out),
+                    Some("CloseStream") => {
+                        self.hearing.close(&mut out);
+                        after = After::Close;
+                    }
+                    _ => {}
+                }
+            }
+            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Close(_) => after = After::Break,
+        }
+        let at = clock::now() + self.served.script.latency;
+        self.outgoing.extend(out.into_iter().map(|message| (at, message.to_string())));
+        after
+    }
+
+    /// Sends the next message; false when the client has gone.
+    async fn send_due(&mut self) -> bool {
+        let Some((_, text)) = self.outgoing.pop_front() else { return true };
+        self.socket.send(Message::Text(text.into())).await.is_ok()
+    }
+
+    /// The last results, the metadata, goodbye.
+    async fn close(mut self) {
+        tokio::time::sleep(self.served.script.latency).await;
+        let metadata = json!({
+            "type": "Metadata", "transaction_key": "deprecated", "channels": 1,
+            "request_id": format!("double-{}", self.connection),
+            "duration": self.hearing.now_ms() as f64 / 1_000.0,
+        });
+        self.outgoing.push_back((clock::now(), metadata.to_string()));
+        while !self.outgoing.is_empty() {
+            if !self.send_due().await {
+                return;
+            }
+        }
+        let close = CloseFrame { code: 1000, reason: "".into() };
+        let _ = self.socket.send(Message::Close(Some(close))).await;
+    }
+}
