@@ -114,7 +114,7 @@ impl Settings {
         let filter = self.env_filter()?;
         let layer = fmt::layer().with_writer(writer);
         Ok(if self.json() {
-            layer.json().flatten_event(true).with_filter(filter).boxed()
+            layer.json().flatten_event(true).with_span_list(false).with_filter(filter).boxed()
         } else {
             let colours = self.terminal && !self.no_color;
             layer.with_ansi(colours).with_target(self.verbose).with_filter(filter).boxed()

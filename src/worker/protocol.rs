@@ -142,7 +142,10 @@ impl Protocol {
                 }
             }
             Input::Load { cpu } => self.cpu = load::unit(cpu),
-            Input::Drain => self.drain(now),
+            Input::Drain => {
+                self.command(Command::Log(Notice::Draining { jobs: self.jobs.len() }));
+                self.drain(now);
+            }
             Input::Kill => self.kill(),
         }
         self.settle(now);
@@ -497,7 +500,6 @@ impl Protocol {
         }
         self.draining = true;
         self.set(Timer::Drain, now + self.config.drain_timeout.min(LONGEST_DRAIN));
-        self.command(Command::Log(Notice::Draining { jobs: self.jobs.len() }));
         self.command(Command::DrainJobs);
     }
 
