@@ -28,7 +28,8 @@ pub enum Mode {
 pub struct LlmSettings {
     pub provider: String,
     pub model: String,
-    pub temperature: f32,
+    /// None: the model's own; some take no other.
+    pub temperature: Option<f32>,
     pub max_tokens: u32,
     /// Of an OpenAI-compatible server, with its version; OPENAI_BASE_URL overrides it.
     pub base_url: Option<Url>,
@@ -48,8 +49,10 @@ pub struct VoiceSettings {
     pub stability: f32,
     /// 0..=1
     pub similarity_boost: f32,
-    /// Of the PCM asked for, in Hz.
+    /// Of the PCM asked for, in Hz; one that Opus takes.
     pub sample_rate: u32,
+    /// The provider begins on every piece of text at once.
+    pub auto_mode: bool,
     /// ElevenLabs: one socket for many speeches (`multi`), or one a speech (`single`).
     pub streaming: Streaming,
     /// The first audio must come within this time.
@@ -70,21 +73,29 @@ pub struct SttSettings {
     pub model: String,
     /// Such as `en-US` or `multi`; None: the provider's default.
     pub language: Option<String>,
-    /// Silence after which the provider closes an utterance, in ms.
+    /// Silence after which the provider closes an utterance, in ms; 0: never.
     pub endpointing_ms: u32,
+    /// Gap between words after which the provider closes an utterance, in ms; 0: never.
+    pub utterance_end_ms: u32,
     /// Numbers, dates and the like written as people write them.
     pub smart_format: bool,
     pub punctuate: bool,
     /// Words to expect, at most 100.
     pub keyterms: Vec<String>,
+    /// Keep the audio out of the provider's training, where it offers that.
+    pub opt_out_of_training: bool,
 }
 
 /// `[vad]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct VadSettings {
     pub kind: VadKind,
+    /// How readily WebRTC's detector takes a frame for silence.
+    pub webrtc_mode: WebRtcMode,
     /// Probability from which a frame is speech, 0..=1; earshot's alone.
     pub threshold: f32,
+    /// Once in speech: the probability below which a frame is silence; at most `threshold`.
+    pub exit_threshold: f32,
     /// Speech that begins an utterance, in ms.
     pub min_speech_ms: u32,
     /// Silence that ends an utterance, in ms.
@@ -96,6 +107,15 @@ pub enum VadKind {
     #[default]
     Earshot,
     WebRtc,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WebRtcMode {
+    Quality,
+    LowBitrate,
+    Aggressive,
+    #[default]
+    VeryAggressive,
 }
 
 /// Spoken on join.
@@ -132,6 +152,7 @@ pub struct Agent {
     pub false_interruption: Duration,
     pub transcript_timeout: Duration,
     pub max_speak: Duration,
+    /// Zero: never.
     pub user_away: Duration,
     /// Leave the room when the linked participant has left.
     pub close_on_participant_left: bool,
@@ -204,6 +225,7 @@ impl Agent {
             llm_first_token: self.llm.first_token_timeout,
             tts_first_audio: self.voice.first_audio_timeout,
             user_away: self.user_away,
+            close_on_participant_left: self.close_on_participant_left,
             apology: self.apology.clone(),
             transcribe_only: self.transcribe_only(),
         }

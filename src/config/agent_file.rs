@@ -6,13 +6,13 @@ use crate::{
     config::{
         agent::{
             Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, VadKind, VadSettings,
-            VoiceSettings,
+            VoiceSettings, WebRtcMode,
         },
-        env::check_url,
         error::{ConfigErrors, did_you_mean},
         names,
         prompt::Prompt,
         reader::{self, Document, Reader},
+        resolver::check_url,
         source::SourceFile,
     },
     session::settings::Settings,
@@ -124,7 +124,7 @@ fn read(
             defaults.transcript_timeout,
         ),
         max_speak: ms(root, "max_speak_ms", 1_000..=600_000, defaults.max_speak),
-        user_away: ms(root, "user_away_ms", 1_000..=3_600_000, defaults.user_away),
+        user_away: ms(root, "user_away_ms", 0..=3_600_000, defaults.user_away),
         close_on_participant_left: root.boolean("close_on_participant_left").unwrap_or(true),
         prompt: prompt?,
     })
@@ -139,7 +139,7 @@ fn read_llm(table: &Reader<'_>, used: bool, defaults: &Settings) -> LlmSettings 
     let settings = LlmSettings {
         provider,
         model: table.text("model").unwrap_or_else(|| "claude-sonnet-4-20250514".into()),
-        temperature: table.float("temperature", 0.0..=2.0).unwrap_or(0.7),
+        temperature: read_temperature(table),
         max_tokens: table.integer("max_tokens", 1..=100_000).unwrap_or(1024) as u32,
         base_url,
         first_token_timeout: ms(
@@ -153,6 +153,14 @@ fn read_llm(table: &Reader<'_>, used: bool, defaults: &Settings) -> LlmSettings 
     settings
 }
 
+/// A number, or `"model"` for the model's own.
+fn read_temperature(table: &Reader<'_>) -> Option<f32> {
+    if table.is_string("temperature") {
+        return table.choice("temperature", &[("model", None)]).flatten();
+    }
+    Some(table.float("temperature", 0.0..=2.0).unwrap_or(0.7))
+}
+
 fn read_voice(table: &Reader<'_>, defaults: &Settings) -> VoiceSettings {
     let settings = VoiceSettings {
         provider: provider(table, &VOICE, "elevenlabs", true),
@@ -162,6 +170,7 @@ fn read_voice(table: &Reader<'_>, defaults: &Settings) -> VoiceSettings {
         stability: table.float("stability", 0.0..=1.0).unwrap_or(0.5),
         similarity_boost: table.float("similarity_boost", 0.0..=1.0).unwrap_or(0.75),
         sample_rate: read_sample_rate(table),
+        auto_mode: table.boolean("auto_mode").unwrap_or(true),
         streaming: table
             .choice("streaming", &[("multi", Streaming::Multi), ("single", Streaming::Single)])
             .unwrap_or_default(),
@@ -177,14 +186,8 @@ fn read_voice(table: &Reader<'_>, defaults: &Settings) -> VoiceSettings {
 }
 
 fn read_sample_rate(table: &Reader<'_>) -> u32 {
-    let rates: [(&'static str, u32); 6] = [
-        ("pcm_8000", 8_000),
-        ("pcm_16000", 16_000),
-        ("pcm_22050", 22_050),
-        ("pcm_24000", 24_000),
-        ("pcm_44100", 44_100),
-        ("pcm_48000", 48_000),
-    ];
+    let rates: [(&'static str, u32); 4] =
+        [("pcm_8000", 8_000), ("pcm_16000", 16_000), ("pcm_24000", 24_000), ("pcm_48000", 48_000)];
     table.choice("output_format", &rates).unwrap_or(24_000)
 }
 
@@ -207,23 +210,36 @@ fn read_stt(table: &Reader<'_>) -> SttSettings {
         provider,
         model,
         language: table.text("language"),
-        endpointing_ms: table.integer("endpointing_ms", 10..=5_000).unwrap_or(300) as u32,
-        smart_format: table.boolean("smart_format").unwrap_or(true),
+        endpointing_ms: table.integer("endpointing_ms", 0..=5_000).unwrap_or(150) as u32,
+        utterance_end_ms: table.integer("utterance_end_ms", 0..=5_000).unwrap_or(1_000) as u32,
+        smart_format: table.boolean("smart_format").unwrap_or(false),
         punctuate: table.boolean("punctuate").unwrap_or(true),
         keyterms: table.strings("keyterms", 100).unwrap_or_default(),
+        opt_out_of_training: table.boolean("opt_out_of_training").unwrap_or(true),
     };
     finish(table);
     settings
 }
 
 fn read_vad(table: &Reader<'_>) -> VadSettings {
+    let threshold = table.float("threshold", 0.05..=1.0).unwrap_or(0.7);
+    let modes = [
+        ("quality", WebRtcMode::Quality),
+        ("low_bitrate", WebRtcMode::LowBitrate),
+        ("aggressive", WebRtcMode::Aggressive),
+        ("very_aggressive", WebRtcMode::VeryAggressive),
+    ];
     let settings = VadSettings {
         kind: table
             .choice("kind", &[("earshot", VadKind::Earshot), ("webrtc", VadKind::WebRtc)])
             .unwrap_or_default(),
-        threshold: table.float("threshold", 0.0..=1.0).unwrap_or(0.7),
-        min_speech_ms: table.integer("min_speech_ms", 0..=2_000).unwrap_or(50) as u32,
-        min_silence_ms: table.integer("min_silence_ms", 0..=5_000).unwrap_or(200) as u32,
+        webrtc_mode: table.choice("webrtc_mode", &modes).unwrap_or_default(),
+        threshold,
+        exit_threshold: table
+            .float("exit_threshold", 0.01..=threshold)
+            .unwrap_or((threshold - 0.1).max(0.01)),
+        min_speech_ms: table.integer("min_speech_ms", 0..=5_000).unwrap_or(100) as u32,
+        min_silence_ms: table.integer("min_silence_ms", 0..=5_000).unwrap_or(180) as u32,
     };
     finish(table);
     settings
@@ -323,7 +339,7 @@ mod tests {
         let expected = Settings { system_prompt: "S".into(), ..Settings::default() };
         assert_eq!(agent.settings("S".into()), expected);
         assert_eq!(agent.prompt.label(), "prompts/a.md");
-        assert_eq!((agent.llm.temperature, agent.llm.max_tokens), (0.7, 1024));
+        assert_eq!((agent.llm.temperature, agent.llm.max_tokens), (Some(0.7), 1024));
         assert_eq!(agent.voice.voice_id, "EXAVITQu4vr4xnSDxMaL");
         assert_eq!((agent.stt.provider.as_str(), agent.stt.model.as_str()), ("deepgram", "nova-3"));
         assert_eq!(agent.vad.kind, VadKind::Earshot);
@@ -344,7 +360,7 @@ mod tests {
 
     #[test]
     fn all_faults_of_a_file_are_listed_at_once() {
-        let text = "moode = \"converse\"\nmax_speak_ms = \"long\"\nuser_away_ms = 1\n\
+        let text = "moode = \"converse\"\nmax_speak_ms = \"long\"\nuser_away_ms = -1\n\
                     [llm]\nprovider = \"openai\"\ntemperature = 3\nbase_url = \"h\"\n\
                     [vad]\nkind = \"eershot\"\n";
         let errors = parse(text).unwrap_err();
@@ -366,7 +382,7 @@ mod tests {
             "did you mean `mode`?",
             "did you mean \"earshot\"?",
             "must be a whole number, is a string",
-            "1 is not between 1000 and 3600000",
+            "-1 is not between 0 and 3600000",
             "agents/a.toml:2:16",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
@@ -417,6 +433,14 @@ mod tests {
     fn a_transcriber_needs_no_language_model() {
         let agent = parse("mode = \"transcribe\"\n").unwrap();
         assert!(agent.settings(String::new()).transcribe_only);
+    }
+
+    #[test]
+    fn the_temperature_can_be_left_to_the_model() {
+        let agent = parse(&format!("{BASE}temperature = \"model\"\n")).unwrap();
+        assert_eq!(agent.llm.temperature, None);
+        let errors = parse(&format!("{BASE}temperature = \"hot\"\n")).unwrap_err();
+        assert_eq!(errors.keys(), ["llm.temperature"]);
     }
 
     #[test]

@@ -14,8 +14,8 @@ use url::Url;
 use crate::config::{
     agent::Agent,
     error::{ConfigErrors, Fault, Origin, did_you_mean},
-    file::ProcessFile,
     names::{self, Setting},
+    resolver::Resolver,
     source::SourceFile,
 };
 
@@ -109,8 +109,10 @@ pub struct AgentOverrides {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
+    /// Human on a terminal, else JSON.
     #[default]
-    Text,
+    Auto,
+    Human,
     Json,
 }
 
@@ -143,12 +145,12 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Fixes the reported load, 0..=1.
     pub load: Option<f32>,
-    /// Jobs at the same time; None: as the load allows.
-    pub max_jobs: Option<u32>,
+    /// Jobs at the same time, if the load allows that many.
+    pub max_jobs: usize,
     /// How long a drain lets calls go on.
     pub drain_timeout: Duration,
-    /// A tracing filter, such as `info` or `antiphon=debug`.
-    pub log: String,
+    /// A tracing filter, such as `info` or `antiphon=debug`; None: what an operator wants to see.
+    pub log: Option<String>,
     pub log_format: LogFormat,
     /// Worth saying, not worth stopping for.
     pub warnings: Vec<Fault>,
@@ -215,18 +217,21 @@ impl Config {
             load: r.parse(&names::LOAD, "a number from 0 to 1", |text| {
                 text.parse().ok().filter(|load| (0.0..=1.0).contains(load))
             }),
-            max_jobs: r.parse(&names::MAX_JOBS, "a whole number from 1 to 10000", |text| {
-                text.parse().ok().filter(|jobs| (1..=10_000).contains(jobs))
-            }),
+            max_jobs: r
+                .parse(&names::MAX_JOBS, "a whole number from 1 to 10000", |text| {
+                    text.parse().ok().filter(|jobs| (1..=10_000).contains(jobs))
+                })
+                .unwrap_or(100),
             drain_timeout: r
                 .parse(&names::DRAIN_TIMEOUT_S, "seconds, from 0 to 86400", |text| {
                     text.parse().ok().filter(|seconds| *seconds <= 86_400)
                 })
-                .map_or(Duration::from_mins(5), Duration::from_secs),
-            log: r.text(&names::LOG).unwrap_or_else(|| "info".into()),
+                .map_or(Duration::from_mins(10), Duration::from_secs),
+            log: r.text(&names::LOG),
             log_format: r
-                .parse(&names::LOG_FORMAT, "text or json", |text| match text {
-                    "text" => Some(LogFormat::Text),
+                .parse(&names::LOG_FORMAT, "auto, human or json", |text| match text {
+                    "auto" => Some(LogFormat::Auto),
+                    "human" => Some(LogFormat::Human),
                     "json" => Some(LogFormat::Json),
                     _ => None,
                 })
@@ -338,163 +343,12 @@ fn unknown_variables(vars: &BTreeMap<String, String>) -> Vec<Fault> {
         .collect()
 }
 
-/// Looks settings up by precedence and gathers the faults.
-struct Resolver<'a> {
-    sources: &'a Sources,
-    file: Option<ProcessFile>,
-    errors: ConfigErrors,
-}
-
-/// A value and where it was found.
-struct Found {
-    text: String,
-    place: Place,
-}
-
-enum Place {
-    Flag(&'static str),
-    Env,
-    File(std::ops::Range<usize>),
-}
-
-impl<'a> Resolver<'a> {
-    fn new(sources: &'a Sources) -> Self {
-        let mut errors = ConfigErrors::default();
-        errors.extend(sources.faults.iter().cloned());
-        let file = sources.file.clone().map(|source| {
-            let (file, faults) = ProcessFile::parse(source);
-            errors.extend(faults);
-            file
-        });
-        Self { sources, file, errors }
-    }
-
-    /// Where the setting is written, the strongest first.
-    fn written(&self, setting: &Setting) -> impl Iterator<Item = Found> {
-        let flag = setting.flag.and_then(|flag| {
-            let text = self.sources.flags.get(setting.env)?.clone();
-            Some(Found { text, place: Place::Flag(flag) })
-        });
-        let env = self.sources.vars.get(setting.env);
-        let env = env.map(|text| Found { text: text.clone(), place: Place::Env });
-        let file = setting.file.and_then(|key| {
-            let (text, span) = self.file.as_ref()?.get(key)?.clone();
-            Some(Found { text, place: Place::File(span) })
-        });
-        [flag, env, file].into_iter().flatten()
-    }
-
-    /// A setting written as nothing counts as not set: `NAME=` is how env files say so.
-    fn find(&self, setting: &Setting) -> Option<Found> {
-        let found = self.written(setting).find(|found| !found.text.trim().is_empty())?;
-        Some(Found { text: found.text.trim().to_owned(), ..found })
-    }
-
-    fn wrong(&mut self, setting: &Setting, found: &Found, problem: &str) {
-        let fault = match (&found.place, &self.file) {
-            (Place::File(span), Some(file)) => {
-                Fault::at(&file.source, span.clone(), setting.env, problem)
-            }
-            (Place::Flag(flag), _) => Fault::new(setting.env, Origin::Flag(flag), problem),
-            _ => Fault::new(setting.env, Origin::Env(setting.env.to_owned()), problem),
-        };
-        self.errors.push(fault);
-    }
-
-    fn text(&self, setting: &Setting) -> Option<String> {
-        self.find(setting).map(|found| found.text)
-    }
-
-    fn secret(&self, setting: &Setting) -> Option<SecretString> {
-        self.text(setting).map(SecretString::from)
-    }
-
-    /// `want` says in the fault what the value should have been. Not for secrets: the value is
-    /// shown.
-    fn parse<T>(
-        &mut self,
-        setting: &Setting,
-        want: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Option<T> {
-        let found = self.find(setting)?;
-        let value = parse(&found.text);
-        if value.is_none() {
-            let shown: String = found.text.chars().take(40).collect();
-            self.wrong(setting, &found, &format!("{shown:?} is not {want}"));
-        }
-        value
-    }
-
-    fn port(&mut self, setting: &Setting) -> Option<u16> {
-        self.parse(setting, "a port (0 to 65535)", |text| text.parse().ok())
-    }
-
-    fn ms(&mut self, setting: &Setting) -> Option<Duration> {
-        self.parse(setting, "a number of milliseconds (0 to 60000)", |text| {
-            text.parse().ok().filter(|ms| *ms <= 60_000).map(Duration::from_millis)
-        })
-    }
-
-    /// The value is never shown: people put keys into URLs.
-    fn url(&mut self, setting: &Setting, schemes: &[&str]) -> Option<Url> {
-        let found = self.find(setting)?;
-        match check_url(&found.text, schemes) {
-            Ok(url) => Some(url),
-            Err(problem) => {
-                self.wrong(setting, &found, &problem);
-                None
-            }
-        }
-    }
-
-    fn provider(&mut self, key: &Setting, base_url: &Setting) -> Provider {
-        Provider {
-            api_key: self.secret(key),
-            base_url: self.url(base_url, &["http", "https", "ws", "wss"]),
-        }
-    }
-
-    /// The one setting for which nothing means something: automatic dispatch.
-    fn agent_name(&self) -> String {
-        self.written(&names::AGENT_NAME)
-            .next()
-            .map_or_else(|| "antiphon".into(), |found| found.text.trim().to_owned())
-    }
-
-    fn database_url(&mut self, state_dir: &Path) -> SecretString {
-        let default = || format!("sqlite://{}", state_dir.join("antiphon.db").display()).into();
-        let Some(found) = self.find(&names::DATABASE_URL) else { return default() };
-        let problem = match found.text.split_once(':').map(|(scheme, _)| scheme) {
-            Some("sqlite") => return found.text.into(),
-            Some("postgres" | "postgresql") => "Postgres is not built yet; built: sqlite",
-            _ => "is not a database URL such as sqlite:///var/lib/antiphon/antiphon.db",
-        };
-        self.wrong(&names::DATABASE_URL, &found, problem);
-        default()
-    }
-}
-
-/// A URL of one of these schemes, with a host and without credentials.
-pub(crate) fn check_url(text: &str, schemes: &[&str]) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
-    if !schemes.contains(&url.scheme()) {
-        return Err(format!("must begin with one of: {}", schemes.join(", ")));
-    }
-    if url.host_str().is_none_or(str::is_empty) {
-        return Err("names no host".into());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not carry a user name or password".into());
-    }
-    Ok(url)
-}
-
 #[cfg(test)]
 mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::config::{file::ProcessFile, resolver::check_url};
 
     fn with_file(text: &str) -> Sources {
         Sources { file: Some(SourceFile::new("antiphon.toml", text)), ..Sources::default() }
@@ -507,7 +361,7 @@ mod tests {
         assert_eq!((config.http_port, config.control_port), (8081, 8080));
         assert!(config.bind.is_loopback());
         assert_eq!(config.state_dir, Path::new("antiphon-state"));
-        assert_eq!(config.database_url.expose_secret(), "sqlite://antiphon-state/antiphon.db");
+        assert_eq!(config.database_url.expose_secret(), "sqlite:antiphon-state/antiphon.db");
     }
 
     #[test]

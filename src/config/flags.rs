@@ -48,7 +48,7 @@ pub struct ProcessArgs {
     /// Log filter, such as debug or antiphon=debug [ANTIPHON_LOG; default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
-    /// text or json [ANTIPHON_LOG_FORMAT; default: text]
+    /// auto, human or json [ANTIPHON_LOG_FORMAT; default: auto]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
 }

@@ -14,6 +14,7 @@ pub mod library;
 pub mod names;
 pub mod prompt;
 mod reader;
+mod resolver;
 pub mod setup;
 pub mod source;
 

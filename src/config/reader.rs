@@ -218,8 +218,16 @@ impl<'a> Reader<'a> {
 
     /// What kind of value stands there, without asking for it.
     pub fn is_table(&self, key: &str) -> bool {
-        let entry = self.table.into_iter().flatten().find(|(name, _)| name.get_ref() == key);
-        entry.is_some_and(|(_, value)| value.get_ref().is_table())
+        self.peek(key).is_some_and(DeValue::is_table)
+    }
+
+    pub fn is_string(&self, key: &str) -> bool {
+        self.peek(key).is_some_and(DeValue::is_str)
+    }
+
+    fn peek(&self, key: &str) -> Option<&'a DeValue<'a>> {
+        let (_, value) = self.table?.iter().find(|(name, _)| name.get_ref() == key)?;
+        Some(value.get_ref())
     }
 
     fn get(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
