@@ -229,14 +229,8 @@ impl SqliteStore {
         at: i64,
     ) -> Result<(), StoreError> {
         let data = json!({ "status": status.as_str() });
-        let event = NewEvent {
-            tenant,
-            session,
-            kind: "session",
-            transcript: None,
-            data: Some(&data),
-            at,
-        };
+        let event =
+            NewEvent { tenant, session, kind: "session", transcript: None, data: Some(&data), at };
         self.add_event(tx, event).await
     }
 
@@ -636,8 +630,10 @@ mod tests {
         store.close().await;
 
         let store = SqliteStore::open(&url).await.unwrap();
-        let page =
-            store.transcripts(DEFAULT_TENANT, &session.id, &conformance::everything()).await.unwrap();
+        let page = store
+            .transcripts(DEFAULT_TENANT, &session.id, &conformance::everything())
+            .await
+            .unwrap();
         assert_eq!(page.total, 2);
     }
 

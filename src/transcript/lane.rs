@@ -173,11 +173,7 @@ impl Lane {
 
     /// The batch's finals with the live items that belong before, between and right after them; how
     /// many of the latter. `None` when there is nothing to send.
-    fn request(
-        &self,
-        finals: &[Option<Record>],
-        count: u64,
-    ) -> (Option<IngestRequest>, usize) {
+    fn request(&self, finals: &[Option<Record>], count: u64) -> (Option<IngestRequest>, usize) {
         let mut state = self.state.lock();
         let mut items = Vec::new();
         let mut session = None;

@@ -93,8 +93,7 @@ impl Outbox {
                     fs::remove_file(&path)?;
                     continue;
                 }
-                let state =
-                    State { durable: length, path: Some(path.clone()), ..State::default() };
+                let state = State { durable: length, path: Some(path.clone()), ..State::default() };
                 let file_of = OutboxFile::new(directory.clone(), state);
                 *file_of.0.handle.lock() = Some(file);
                 adopted.push(file_of);
@@ -265,9 +264,8 @@ impl OutboxFile {
         {
             let mut state = self.0.state.lock();
             state.acknowledged = state.acknowledged.max(batch.end);
-            let compact = state.acknowledged == state.durable
-                && state.durable >= COMPACT
-                && !state.flushing;
+            let compact =
+                state.acknowledged == state.durable && state.durable >= COMPACT && !state.flushing;
             if !compact {
                 return Ok(());
             }
