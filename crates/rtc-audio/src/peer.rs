@@ -225,6 +225,11 @@ impl Peer {
         self.set_state(PeerState::Closed);
     }
 
+    /// Says whether [`Self::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     // ------------------------------------------------------------ candidates
 
     /// Adds the address of a socket of ours, and the same address for outgoing TCP. Call it before

@@ -254,9 +254,10 @@ async fn drive(connection: Arc<Connection>, mut sockets: UdpSockets) {
     let mut transmits = Vec::new();
     let mut notices = VecDeque::new();
     loop {
-        let timeout = {
+        let (timeout, closed) = {
             let mut state = connection.state.lock();
-            state.collect(&connection, &mut transmits, &mut notices)
+            let timeout = state.collect(&connection, &mut transmits, &mut notices);
+            (timeout, state.peer.is_closed())
         };
         for transmit in transmits.drain(..) {
             if transmit.proto == Protocol::Udp {
@@ -269,7 +270,7 @@ async fn drive(connection: Arc<Connection>, mut sockets: UdpSockets) {
         for notice in notices.drain(..) {
             tell(&connection, notice);
         }
-        if connection.is_closed() && connection.read(|state| state.notices.is_empty()) {
+        if closed {
             return;
         }
         let now = clock::now();
