@@ -5,9 +5,11 @@
 //! by commands.
 
 pub mod command;
+pub mod driver;
 mod history;
 pub mod input;
 pub mod machine;
+pub mod ports;
 pub mod settings;
 pub mod simulation;
 mod speaker;
