@@ -237,7 +237,7 @@ fn read_vad(table: &Reader<'_>) -> VadSettings {
         threshold,
         exit_threshold: table
             .float("exit_threshold", 0.01..=threshold)
-            .unwrap_or((threshold - 0.1).max(0.01)),
+            .unwrap_or(((threshold * 100.0).round() - 10.0).max(1.0) / 100.0),
         min_speech_ms: table.integer("min_speech_ms", 0..=5_000).unwrap_or(100) as u32,
         min_silence_ms: table.integer("min_silence_ms", 0..=5_000).unwrap_or(180) as u32,
     };
@@ -356,6 +356,35 @@ mod tests {
         assert_eq!(settings.farewell.as_deref(), Some("Bye"));
         assert!(!settings.greeting_interruptible && !settings.interruptible);
         assert_eq!(settings.apology, "");
+    }
+
+    #[test]
+    fn the_documentation_lists_every_setting_with_its_default() {
+        let page = include_str!("../../docs/agents.md");
+        let example = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+        let documented = parse(example.unwrap()).unwrap();
+        let mut written = parse(&BASE.replace("\"m\"", "\"gpt-4o-mini\"")).unwrap();
+        written.prompt = documented.prompt.clone();
+        assert_eq!(format!("{documented:?}"), format!("{written:?}"));
+        // What has no default is there as a comment, and right when uncommented.
+        let whole: String = example
+            .unwrap()
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|it| is_setting(it)).unwrap_or(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let whole = parse(&whole).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+        assert!(whole.description.is_some() && whole.greeting.is_some());
+        assert!(whole.farewell.is_some() && whole.llm.base_url.is_some());
+        assert!(whole.stt.language.is_some() && whole.voice.language.is_some());
+    }
+
+    fn is_setting(line: &str) -> bool {
+        line == "[greeting]" || line.split_once(" = ").is_some_and(|(key, _)| is_key(key))
+    }
+
+    fn is_key(text: &str) -> bool {
+        text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
     }
 
     #[test]

@@ -345,6 +345,8 @@ fn unknown_variables(vars: &BTreeMap<String, String>) -> Vec<Fault> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use secrecy::ExposeSecret;
 
     use super::*;
@@ -512,6 +514,14 @@ mod tests {
         listed.sort_unstable();
         known.sort_unstable();
         assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn the_readme_names_every_variable() {
+        let readme = include_str!("../../README.md");
+        for setting in names::ALL {
+            assert!(readme.contains(&format!("`{}`", setting.env)), "{}", setting.env);
+        }
     }
 
     #[test]
