@@ -306,9 +306,6 @@ impl Session {
         }
         self.timers.clear_states();
         self.listen(now);
-        if !self.user_speaks() {
-            self.ask_for_final();
-        }
     }
 
     /// Stops everything that the agent says or is about to; what was heard is kept.
