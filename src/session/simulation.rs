@@ -20,6 +20,7 @@ use std::{
 
 use super::{
     command::{Command, Metric},
+    history::join,
     input::{
         GenerationId, Input, ParticipantEvent, PlayoutEvent, SpeakerId, SttInput, TtsInput,
         VadEvent,
@@ -403,11 +404,13 @@ impl Call {
 
     /// What the user really heard: the words that were played to their end.
     pub fn heard(&self) -> String {
-        let words = self
-            .tracks
-            .values()
-            .flat_map(|track| track.words.iter().filter(|word| word.end_ms <= track.position));
-        words.map(|word| word.text.as_str()).collect()
+        let mut heard = String::new();
+        for track in self.tracks.values() {
+            let words = track.words.iter().filter(|word| word.end_ms <= track.position);
+            let words: String = words.map(|word| word.text.as_str()).collect();
+            join(&mut heard, &words);
+        }
+        heard
     }
 
     /// When each speech became audible for the first time.

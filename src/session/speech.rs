@@ -67,7 +67,8 @@ pub(super) struct Speech {
     aligned: Vec<TimedText>,
     position_ms: u64,
     position_at: Option<Instant>,
-    shown: usize,
+    /// What was shown as heard; never taken back.
+    shown: String,
 }
 
 impl Speech {
@@ -88,7 +89,7 @@ impl Speech {
             aligned: Vec::new(),
             position_ms: 0,
             position_at: None,
-            shown: 0,
+            shown: String::new(),
         }
     }
 
@@ -133,6 +134,11 @@ impl Speech {
         self.position_ms.saturating_add(since).min(self.position_ms.max(self.audio_ms))
     }
 
+    /// Playout is known not to run on: what was told last is what was heard.
+    pub fn stands_still(&mut self) {
+        self.position_at = None;
+    }
+
     /// Playout is to fall silent at once.
     pub fn cleared(&mut self, now: Instant) {
         self.position_ms = self.position(now);
@@ -152,6 +158,11 @@ impl Speech {
 
     /// What has been heard by now, cut at a word.
     pub fn heard(&self, now: Instant) -> String {
+        let heard = self.heard_at(now);
+        if heard.len() < self.shown.len() { self.shown.clone() } else { heard }
+    }
+
+    fn heard_at(&self, now: Instant) -> String {
         let position = self.position(now);
         if position == 0 {
             return String::new();
@@ -169,11 +180,11 @@ impl Speech {
 
     /// What has been heard, if that is more than was shown last.
     pub fn newly_heard(&mut self, now: Instant) -> Option<String> {
-        let heard = self.heard(now);
-        if heard.len() <= self.shown {
+        let heard = self.heard_at(now);
+        if heard.len() <= self.shown.len() {
             return None;
         }
-        self.shown = heard.len();
+        self.shown.clone_from(&heard);
         Some(heard)
     }
 

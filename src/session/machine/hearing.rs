@@ -249,6 +249,7 @@ impl Session {
         }
         if words.is_final {
             self.turn.add(&words.text);
+            self.turn.finalize_sent = false;
         }
         if self.leaving.is_some() {
             self.turn.take();
@@ -257,7 +258,7 @@ impl Session {
         match (self.state, self.hold) {
             (AgentState::Idle, _) => self.listen(now),
             (AgentState::Listening, None) => {
-                if !self.user_speaks() && !words.is_final {
+                if self.turn.detector_ended && !words.is_final {
                     self.ask_for_final();
                 }
                 self.endpoint(now);
@@ -334,14 +335,19 @@ impl Session {
             ended: self.turn.ended.unwrap_or(now),
             text: !self.turn.text.is_empty(),
             open: linked.is_some_and(|speaker| speaker.open_text().is_some()),
+            asked: self.turn.finalize_sent,
             last_words: self.turn.last_words,
             gives_interims: linked.is_some_and(|speaker| speaker.gives_interims),
         };
         let (timer, at) = endpointing::next(ear, &self.settings);
-        if timer == Timer::Endpointing && at <= now {
-            self.commit(now);
-        } else {
+        if timer != Timer::Endpointing || at > now {
             self.timers.set(timer, at);
+        } else if ear.open {
+            self.ask_for_final();
+            self.turn.finalize_sent = true;
+            self.endpoint(now);
+        } else {
+            self.commit(now);
         }
     }
 

@@ -19,6 +19,8 @@ use crate::{
 
 /// Playout that does not progress for this long has failed: the user must not wait for longer.
 const STALL: Duration = Duration::from_secs(3);
+/// Playout is reported about this often, in ms: the last bit may be played and not told.
+const REPORT_MS: u64 = 100;
 /// What the application asked to be said and is not said yet; more is refused.
 const MAX_QUEUED: usize = 16;
 
@@ -306,9 +308,6 @@ impl Session {
         }
         self.timers.clear_states();
         self.listen(now);
-        if !self.user_speaks() {
-            self.ask_for_final();
-        }
     }
 
     /// Stops everything that the agent says or is about to; what was heard is kept.
@@ -362,12 +361,17 @@ impl Session {
 
     /// Playout has not progressed for too long.
     pub(super) fn on_playout_stalled(&mut self, now: Instant) {
-        let Some(speech) = self.speech.as_ref().filter(|_| self.hold.is_none()) else { return };
+        let Some(speech) = self.speech.as_mut().filter(|_| self.hold.is_none()) else { return };
+        speech.stands_still();
+        let id = speech.id;
         let position = speech.position(now);
         let all_played = speech.audio_ms > 0 && position >= speech.audio_ms;
+        let starves = speech.audio_ms > 0 && position + REPORT_MS >= speech.audio_ms;
         if all_played && speech.finished && speech.tts_ended {
+            // Heard to its end, though nobody said so.
+            self.command(Command::CancelSpeech { id });
             self.finish_speech(position, now);
-        } else if all_played && speech.kind == SpeechKind::Answer && self.cancel_generation() {
+        } else if starves && speech.kind == SpeechKind::Answer && self.cancel_generation() {
             // The model has stalled in the middle of its answer.
             self.timers.set(Timer::Playout, later(now, STALL));
             self.on_no_answer(now);

@@ -26,11 +26,14 @@ pub(in crate::session) struct Ear {
     pub text: bool,
     /// Recognition is still at a segment.
     pub open: bool,
+    /// Recognition was asked to close that segment.
+    pub asked: bool,
     pub last_words: Option<Instant>,
     pub gives_interims: bool,
 }
 
-/// The one thing to wait for next.
+/// The one thing to wait for next. [`Timer::Endpointing`] commits the turn, or asks recognition to
+/// close the segment that it is still at.
 pub(in crate::session) fn next(ear: Ear, settings: &Settings) -> (Timer, Instant) {
     if ear.speaking {
         let last = ear.last_words.unwrap_or(ear.began).max(ear.began);
@@ -43,7 +46,9 @@ pub(in crate::session) fn next(ear: Ear, settings: &Settings) -> (Timer, Instant
         };
     }
     let threshold = later(ear.ended, settings.silence_threshold);
-    if ear.open {
+    if ear.open && !ear.asked {
+        (Timer::Endpointing, threshold)
+    } else if ear.open {
         let at = later(ear.ended, settings.max_endpointing).max(threshold);
         // Interims that come late still get the time to become final.
         let settled = ear.last_words.map_or(at, |last| later(last, settings.silence_threshold));
@@ -69,6 +74,7 @@ mod tests {
             ended,
             text: true,
             open: false,
+            asked: true,
             last_words: Some(ended + Duration::from_millis(300)),
             gives_interims: true,
         };
@@ -82,6 +88,8 @@ mod tests {
             next(open, &settings),
             (Timer::MaxEndpointing, began + Duration::from_millis(3_700))
         );
+        let unasked = Ear { open: true, asked: false, ..ear };
+        assert_eq!(next(unasked, &settings).0, Timer::Endpointing);
         let nothing = Ear { text: false, ..ear };
         assert_eq!(
             next(nothing, &settings),
