@@ -88,13 +88,13 @@ impl LiveKit {
             metadata: metadata.to_owned(),
             ..CreateRoomOptions::default()
         };
-        self.rooms.create_room(room, options).await.map_err(failed)?;
+        self.rooms.create_room(room, options).await.map_err(|error| failed(&error))?;
         Ok(())
     }
 
     /// Sends the agent to the room unless it has been sent.
     pub async fn dispatch(&self, room: &str, agent: &str, metadata: &str) -> Result<(), ApiError> {
-        let known = self.dispatches.list_dispatch(room).await.map_err(failed)?;
+        let known = self.dispatches.list_dispatch(room).await.map_err(|error| failed(&error))?;
         if known.iter().any(|dispatch| dispatch.agent_name == agent) {
             return Ok(());
         }
@@ -104,7 +104,7 @@ impl LiveKit {
             metadata: metadata.to_owned(),
             ..CreateAgentDispatchRequest::default()
         };
-        self.dispatches.create_dispatch(request).await.map_err(failed)?;
+        self.dispatches.create_dispatch(request).await.map_err(|error| failed(&error))?;
         Ok(())
     }
 
@@ -113,20 +113,21 @@ impl LiveKit {
         match self.rooms.delete_room(room).await {
             Ok(()) => Ok(()),
             Err(error) if is_not_found(&error) => Ok(()),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(failed(&error)),
         }
     }
 
     /// `None`: there is no such room.
     pub async fn presence(&self, room: &str) -> Result<Option<Presence>, ApiError> {
-        let rooms = self.rooms.list_rooms(vec![room.to_owned()]).await.map_err(failed)?;
+        let rooms =
+            self.rooms.list_rooms(vec![room.to_owned()]).await.map_err(|error| failed(&error))?;
         if rooms.is_empty() {
             return Ok(None);
         }
         let found = match self.rooms.list_participants(room).await {
             Ok(found) => found,
             Err(error) if is_not_found(&error) => return Ok(None),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed(&error)),
         };
         let here = |kind: fn(Kind) -> bool| {
             found
@@ -187,8 +188,8 @@ fn is_not_found(error: &ServiceError) -> bool {
 }
 
 /// The cause goes to the log, the public gets what it can act on.
-fn failed(error: ServiceError) -> ApiError {
-    let code = match &error {
+fn failed(error: &ServiceError) -> ApiError {
+    let code = match error {
         ServiceError::Twirp(ServerError::Twirp(twirp)) => match twirp.code.as_str() {
             ServerErrorCode::NOT_FOUND => Code::RoomNotFound,
             ServerErrorCode::UNAVAILABLE | ServerErrorCode::DEADLINE_EXCEEDED => {

@@ -106,12 +106,12 @@ pub struct SessionState {
     "startedAt": "2026-01-01T00:00:05Z"
 }}))]
 pub struct SessionStarted {
-    session: Started,
+    session: InProgress,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Started {
+struct InProgress {
     id: String,
     status: &'static str,
     livekit_room: String,
@@ -123,12 +123,12 @@ struct Started {
     "id": "7f6b", "status": "completed", "endedAt": "2026-01-01T00:03:05Z", "duration": 180
 }}))]
 pub struct SessionEnded {
-    session: Ended,
+    session: Completed,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Ended {
+struct Completed {
     id: String,
     status: &'static str,
     ended_at: String,
@@ -267,7 +267,7 @@ pub async fn start(
         .ok_or(ApiError::new(Code::SessionNotFound))?;
     app.hub.tell(&id, Signal::Stored);
     Ok(Json(SessionStarted {
-        session: Started {
+        session: InProgress {
             id: session.id,
             status: session.status.as_str(),
             livekit_room: session.room,
@@ -307,7 +307,7 @@ pub async fn end(
     let ended_at = session.ended_at.unwrap_or(now);
     let lasted = session.started_at.map_or(0, |started| ended_at.saturating_sub(started));
     Ok(Json(SessionEnded {
-        session: Ended {
+        session: Completed {
             id: session.id,
             status: session.status.as_str(),
             ended_at: rfc3339(ended_at),

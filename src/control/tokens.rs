@@ -16,7 +16,7 @@ use super::{
 };
 use crate::store::SessionStatus;
 
-const TTL: Duration = Duration::from_secs(60 * 60);
+const TTL: Duration = Duration::from_hours(1);
 const MAX_NAME: usize = 128;
 
 #[derive(Debug, Deserialize, ToSchema)]

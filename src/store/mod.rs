@@ -157,7 +157,7 @@ pub struct TranscriptQuery {
 #[derive(Debug, Clone, PartialEq)]
 pub struct IngestBatch {
     pub room: String,
-    /// Tells one life of a room from the next; see `reporter::SessionInfo`.
+    /// Tells one life of a room from the next; see [`crate::transcript::reporter::SessionInfo`].
     pub session_key: String,
     pub agent: String,
     /// When the worker's session began: the start of a session that nobody else has started.

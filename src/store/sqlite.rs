@@ -109,7 +109,7 @@ impl SqliteStore {
         .bind(event.session)
         .bind(event.kind)
         .bind(event.transcript)
-        .bind(event.data.map(|data| data.to_string()))
+        .bind(event.data.map(ToString::to_string))
         .bind(event.at)
         .execute(&mut **tx)
         .await?;

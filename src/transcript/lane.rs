@@ -71,10 +71,10 @@ impl Lane {
                 state.live.remove(old);
             }
         }
-        if state.live.len() == MAX_LIVE {
-            if let Some((_, _, lost)) = state.live.pop_front() {
-                log_lost(&lost);
-            }
+        if state.live.len() == MAX_LIVE
+            && let Some((_, _, lost)) = state.live.pop_front()
+        {
+            log_lost(&lost);
         }
         let after = state.appended;
         state.live.push_back((after, session.clone(), item));

@@ -354,13 +354,12 @@ impl Shared {
         if removed {
             return if bytes.is_empty() { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) };
         }
-        let file = match &mut *handle {
-            Some(file) => file,
-            None => {
-                let (file, path) = self.directory.make_file()?;
-                self.state.lock().path = Some(path);
-                handle.insert(file)
-            }
+        let file = if let Some(file) = &mut *handle {
+            file
+        } else {
+            let (file, path) = self.directory.make_file()?;
+            self.state.lock().path = Some(path);
+            handle.insert(file)
         };
         if bytes.is_empty() {
             return Ok(());
@@ -614,7 +613,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = open(&directory).await.create();
         for _ in 0..40 {
-            file.append(&[b'x'; 100_000]).await.unwrap();
+            file.append(&vec![b'x'; 100_000]).await.unwrap();
             let batch = file.unacknowledged(9).await.unwrap();
             assert_eq!(batch.records.len(), 1);
             file.acknowledge(&batch).await.unwrap();

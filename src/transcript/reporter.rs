@@ -27,7 +27,7 @@ use crate::session::command::Usage;
 /// What the outbox may take up on disk by default: more than a million finals.
 pub const DEFAULT_OUTBOX_CAP: u64 = 1 << 30;
 /// How often to look for what a worker that died meanwhile has left.
-const ADOPT_EVERY: Duration = Duration::from_secs(60);
+const ADOPT_EVERY: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Clone)]
 pub struct ReporterConfig {
@@ -369,7 +369,7 @@ mod tests {
         }
     }
 
-    const LONG: Duration = Duration::from_secs(600);
+    const LONG: Duration = Duration::from_mins(10);
 
     #[tokio::test(start_paused = true)]
     async fn what_was_said_while_the_control_endpoint_was_away_arrives_once_and_in_order() {
@@ -411,7 +411,7 @@ mod tests {
         let reporter = reporter(directory.path(), Some(control.clone())).await;
         let session = reporter.session(info());
         session.final_segment(&segment("one", "hello")).await.unwrap();
-        assert!(!reporter.flush(Duration::from_secs(3600)).await, "it is still away");
+        assert!(!reporter.flush(Duration::from_hours(1)).await, "it is still away");
         let posts = *control.posts.lock();
         assert!((115..200).contains(&posts), "{posts} attempts in an hour");
     }
@@ -529,7 +529,7 @@ mod tests {
         file.append(text.replace("state", "hologram").as_bytes()).await.unwrap();
         file.append(text.as_bytes()).await.unwrap();
         drop(file);
-        while !std::fs::File::open(&left_in(directory.path())[0]).unwrap().try_lock().is_ok() {
+        while std::fs::File::open(&left_in(directory.path())[0]).unwrap().try_lock().is_err() {
             tokio::task::yield_now().await;
         }
 
