@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{
     caller::{Caller, fixture},
     poll,
-    stage::Stage,
+    stage::{Stage, script},
     within,
 };
 
@@ -36,10 +36,7 @@ async fn status_of(stage: &Stage, room: &str, dispatch: &str, wanted: JobStatus)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_turns_are_answered_from_history_shown_and_stored() {
-    let script = Script::answering(
-        ["What is the weather in Paris?", "And tomorrow?"],
-        ["It is sunny in Paris today.", "Tomorrow it will rain."],
-    );
+    let script = script(&["What is the weather in Paris?", "And tomorrow?"], &["It is sunny in Paris today.", "Tomorrow it will rain."]);
     let stage = Stage::set(script).await;
     let _worker = stage.worker().await;
     let caller = stage.caller("weather").await;
@@ -61,9 +58,9 @@ async fn two_turns_are_answered_from_history_shown_and_stored() {
     caller.final_text("the greeting", |text| text.text == GREETING).await;
 
     // The second request to the model held the first turn.
-    let requests = stage.doubles.llm_requests();
+    let requests = stage.llm_requests();
     assert_eq!(requests.len(), 2, "one request per turn");
-    let second = requests[1].to_string();
+    let second = &requests[1];
     assert!(second.contains("weather in Paris") && second.contains("sunny in Paris"), "{second}");
 
     // The agent's state was shown all along.
@@ -101,7 +98,7 @@ async fn two_turns_are_answered_from_history_shown_and_stored() {
 async fn an_interrupted_answer_falls_silent_and_only_what_was_heard_is_kept() {
     let long = "One is a number. Two is a number. Three is a number. Four is a number. \
                 Five is a number. Six is a number. Seven is a number. Eight is a number.";
-    let script = Script::answering(["Count for me", "Stop please"], [long, "I have stopped."]);
+    let script = script(&["Count for me", "Stop please"], &[long, "I have stopped."]);
     let stage = Stage::set(script).await;
     let _worker = stage.worker().await;
     let caller = stage.caller("counting").await;
@@ -121,13 +118,13 @@ async fn an_interrupted_answer_falls_silent_and_only_what_was_heard_is_kept() {
     assert!(cut.starts_with("One is"), "heard: {cut}");
     assert_eq!(said[3..], ["Stop please", "I have stopped."]);
     // The model is told what was heard, no more.
-    let second = stage.doubles.llm_requests()[1].to_string();
+    let second = stage.llm_requests()[1].clone();
     assert!(second.contains(cut) && !second.contains("Eight"), "{second}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn typed_text_is_answered_aloud() {
-    let script = Script::answering([], ["You typed hello."]);
+    let script = script(&[], &["You typed hello."]);
     let stage = Stage::set(script).await;
     let _worker = stage.worker().await;
     let caller = stage.caller("typing").await;
@@ -142,7 +139,7 @@ async fn typed_text_is_answered_aloud() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_worker_finishes_the_sentence_and_takes_no_new_job() {
     let answer = "This answer takes a little while to be spoken to its end.";
-    let script = Script::answering(["Tell me something"], [answer]);
+    let script = script(&["Tell me something"], &[answer]);
     let stage = Stage::set(script).await;
     let mut worker = stage.worker().await;
     let caller = stage.caller("draining").await;

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use antiphon::doubles::Script;
 use serde_json::Value;
 
 use crate::support::{
     antiphon::Worker,
     caller::{Text, fixture},
-    stage::Stage,
+    stage::{Stage, script},
 };
 
 const ROUNDS: u64 = 25;
@@ -26,7 +25,7 @@ fn random(state: &mut u64) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_final_that_was_shown_survives_kill_9_once() {
     let said: Vec<String> = (0..ROUNDS).map(|round| format!("sentence number {round}")).collect();
-    let stage = Stage::set(Script::saying(said.clone())).await;
+    let stage = Stage::set(script(&said.iter().map(String::as_str).collect::<Vec<_>>(), &[])).await;
     let question = fixture("one-word.wav");
     let mut seed = SEED;
     for (round, sentence) in said.iter().enumerate() {

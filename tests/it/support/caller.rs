@@ -266,5 +266,5 @@ async fn listen(mut stream: NativeAudioStream, seen: Arc<Mutex<Seen>>, changed: 
 pub fn fixture(name: &str) -> Vec<i16> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/audio").join(name);
     let wav = antiphon::audio::wav::read(&path).expect("a fixture");
-    antiphon::audio::resample::resample(&wav.samples, wav.rate, RATE).expect("a common rate")
+    antiphon::audio::resample::resample(&wav.samples, wav.sample_rate, RATE).expect("a common rate")
 }

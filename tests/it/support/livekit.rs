@@ -27,6 +27,11 @@ pub struct LiveKit {
 
 impl LiveKit {
     pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With these lines added to its configuration.
+    pub async fn start_with(more: &str) -> Self {
         let binary = std::env::var("ANTIPHON_TEST_LIVEKIT_SERVER").expect(
             "ANTIPHON_TEST_LIVEKIT_SERVER names no livekit-server: run `cargo xtask test`, \
              which installs one",
@@ -41,7 +46,7 @@ impl LiveKit {
                  rtc:\n  tcp_port: {rtc_tcp}\n  udp_port: {rtc_udp}\n  node_ip: 127.0.0.1\n  \
                  enable_loopback_candidate: true\n\
                  agents:\n  target_load: 2.0\n\
-                 keys:\n  {KEY}: {SECRET}\n"
+                 keys:\n  {KEY}: {SECRET}\n{more}"
             ),
         )
         .expect("the server's configuration");

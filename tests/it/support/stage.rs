@@ -1,13 +1,22 @@
 //! Everything a call needs: server, provider doubles, control endpoint, state directory.
 
 use antiphon::{
+    cli::runtime::{self, AgentRuntime},
+    config::Library,
     control::{self, Bound, ControlConfig},
-    doubles::{self, Doubles, Script},
+    doubles::{
+        self, Doubles, Script, deepgram::SttScript, elevenlabs::ElevenLabsScript, openai::OpenAiScript,
+    },
+};
+use antiphon::{
+    room::join::RoomJob,
+    transcript::reporter::{Reporter, ReporterConfig},
 };
 use secrecy::SecretString;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::{
     antiphon::{Worker, WorkerOptions},
@@ -15,6 +24,15 @@ use super::{
     livekit::{KEY, LiveKit, SECRET},
     poll,
 };
+
+/// Provider doubles that hear these utterances, one a stretch of speech, and give these answers.
+pub fn script(utterances: &[&str], answers: &[&str]) -> Script {
+    Script {
+        stt: utterances.iter().fold(SttScript::new(), |stt, said| stt.utterance(said)),
+        llm: answers.iter().fold(OpenAiScript::new(), |llm, text| llm.answer(text)),
+        tts: ElevenLabsScript::new(),
+    }
+}
 
 pub const TOKEN: &str = "a-service-token-for-tests";
 
@@ -28,8 +46,11 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set(script: Script) -> Self {
+        Self::with(LiveKit::start().await, script).await
+    }
+
+    pub async fn with(livekit: LiveKit, script: Script) -> Self {
         antiphon::net::install_crypto();
-        let livekit = LiveKit::start().await;
         let doubles = doubles::serve(script).await.expect("the provider doubles");
         let state = tempfile::tempdir().expect("a state directory");
         let stop = CancellationToken::new();
@@ -69,12 +90,42 @@ impl Stage {
         }
     }
 
+    /// What a worker would make of a job in this room.
+    pub async fn room_job(&self, room: &str) -> RoomJob {
+        let agent = Library::built_in().load("lab").expect("the lab agent");
+        let base_url = Url::parse(&self.doubles.base_url()).expect("a base URL");
+        let endpoints = runtime::double_endpoints(&agent, &base_url);
+        let reporter = Reporter::start(ReporterConfig {
+            state_dir: self.state.path().join("in-process"),
+            control_url: None,
+            token: None,
+            outbox_cap: 1 << 20,
+        })
+        .await
+        .expect("an outbox");
+        let runtime = AgentRuntime::new(agent, endpoints, reporter).expect("an agent");
+        let session = runtime.session(room, "", "", "agent-x");
+        RoomJob {
+            url: String::new(),
+            token: String::new(),
+            config: session.config,
+            providers: session.providers,
+            reporter: session.reporter,
+            participant: None,
+        }
+    }
+
     pub async fn worker(&self) -> Worker {
         Worker::start(&self.worker_options("lab")).await
     }
 
     pub async fn caller(&self, room: &str) -> Caller {
         Caller::join(&self.livekit.url, &self.livekit.token(room, "alice")).await
+    }
+
+    /// The bodies of the requests to the model.
+    pub fn llm_requests(&self) -> Vec<String> {
+        self.doubles.log().texts("openai")
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
