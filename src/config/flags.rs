@@ -15,40 +15,40 @@ use crate::config::{
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Settings")]
 pub struct ProcessArgs {
-    /// The process's settings [ANTIPHON_CONFIG; default: ./antiphon.toml if it is there]
+    /// The process's settings (ANTIPHON_CONFIG; default: ./antiphon.toml if it is there)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder of agent files [ANTIPHON_AGENTS_DIR; default: ./agents, else the built-in ones]
+    /// Folder of agent files (ANTIPHON_AGENTS_DIR; default: ./agents, else the built-in ones)
     #[arg(long, value_name = "DIR")]
     pub agents_dir: Option<String>,
-    /// The agent file to run [ANTIPHON_AGENT; default: assistant]
+    /// The agent file to run (ANTIPHON_AGENT; default: assistant)
     #[arg(long, value_name = "NAME")]
     pub agent: Option<String>,
-    /// Name registered with LiveKit; "" is automatic dispatch [ANTIPHON_AGENT_NAME]
+    /// Name registered with LiveKit; "" is automatic dispatch (ANTIPHON_AGENT_NAME)
     #[arg(long, value_name = "NAME")]
     pub agent_name: Option<String>,
-    /// LiveKit server [LIVEKIT_URL]
+    /// LiveKit server (LIVEKIT_URL)
     #[arg(long, value_name = "URL")]
     pub livekit_url: Option<String>,
-    /// Address to listen on [ANTIPHON_BIND; default: 127.0.0.1]
+    /// Address to listen on (ANTIPHON_BIND; default: 127.0.0.1)
     #[arg(long, value_name = "IP")]
     pub bind: Option<String>,
-    /// The worker's health and metrics [ANTIPHON_HTTP_PORT; default: 8081]
+    /// The worker's health and metrics (ANTIPHON_HTTP_PORT; default: 8081)
     #[arg(long, value_name = "PORT")]
     pub http_port: Option<String>,
-    /// The control endpoint [ANTIPHON_CONTROL_PORT; default: 8080]
+    /// The control endpoint (ANTIPHON_CONTROL_PORT; default: 8080)
     #[arg(long, value_name = "PORT")]
     pub control_port: Option<String>,
-    /// Where the worker reports transcripts to [ANTIPHON_CONTROL_URL]
+    /// Where the worker reports transcripts to (ANTIPHON_CONTROL_URL)
     #[arg(long, value_name = "URL")]
     pub control_url: Option<String>,
-    /// Outbox and database [ANTIPHON_STATE_DIR]
+    /// Outbox and database (ANTIPHON_STATE_DIR)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,
-    /// Log filter, such as debug or antiphon=debug [ANTIPHON_LOG; default: info]
+    /// Log filter, such as debug or antiphon=debug (ANTIPHON_LOG; default: info)
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
-    /// auto, human or json [ANTIPHON_LOG_FORMAT; default: auto]
+    /// auto, human or json (ANTIPHON_LOG_FORMAT; default: auto)
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
 }
