@@ -43,6 +43,6 @@ impl Display for IceCandidate {
 
 impl Debug for IceCandidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IceCandidate").field("candidate", &self.text).finish()
+        f.debug_struct("IceCandidate").field("candidate", &self.text).finish_non_exhaustive()
     }
 }

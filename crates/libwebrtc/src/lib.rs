@@ -5,6 +5,8 @@
 //! negotiation are real. What is not there gives an error that says so: publishing video, audio
 //! devices, packet trailers and end-to-end encryption.
 
+#![allow(clippy::needless_pass_by_value, reason = "the signatures are those that livekit calls")]
+
 use thiserror::Error;
 
 mod engine;

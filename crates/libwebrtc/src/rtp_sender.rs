@@ -95,10 +95,10 @@ impl RtpSender {
     pub fn set_parameters(&self, parameters: RtpParameters) -> Result<(), RtcError> {
         let bitrate = parameters.encodings.first().and_then(|encoding| encoding.max_bitrate);
         *self.handle.encodings.lock() = parameters.encodings;
-        if let (Some(bitrate), Some(MediaStreamTrack::Audio(track))) = (bitrate, self.track()) {
-            if let crate::audio_track::Kind::Local(local) = &track.kind {
-                local.set_bitrate(bitrate);
-            }
+        if let (Some(bitrate), Some(MediaStreamTrack::Audio(track))) = (bitrate, self.track())
+            && let crate::audio_track::Kind::Local(local) = &track.kind
+        {
+            local.set_bitrate(bitrate);
         }
         Ok(())
     }

@@ -149,10 +149,10 @@ impl TransceiverHandle {
     }
 
     pub(crate) fn deliver(&self, packet: &Packet) {
-        if let MediaStreamTrack::Audio(track) = &self.receiving.lock().track {
-            if let Kind::Remote(remote) = &track.kind {
-                remote.deliver(packet);
-            }
+        if let MediaStreamTrack::Audio(track) = &self.receiving.lock().track
+            && let Kind::Remote(remote) = &track.kind
+        {
+            remote.deliver(packet);
         }
     }
 
@@ -166,19 +166,19 @@ impl TransceiverHandle {
         connection: &Arc<Connection>,
         track: Option<MediaStreamTrack>,
     ) {
-        if let Some(MediaStreamTrack::Audio(new)) = &track {
-            if let Kind::Local(local) = &new.kind {
-                if let Some(bitrate) = self.encodings.lock().first().and_then(|e| e.max_bitrate) {
-                    local.set_bitrate(bitrate);
-                }
-                local.attach(connection, self.id);
+        if let Some(MediaStreamTrack::Audio(new)) = &track
+            && let Kind::Local(local) = &new.kind
+        {
+            if let Some(bitrate) = self.encodings.lock().first().and_then(|e| e.max_bitrate) {
+                local.set_bitrate(bitrate);
             }
+            local.attach(connection, self.id);
         }
         let old = std::mem::replace(&mut *self.sending.lock(), track);
-        if let Some(MediaStreamTrack::Audio(old)) = old {
-            if let Kind::Local(local) = &old.kind {
-                local.detach(self.id, connection);
-            }
+        if let Some(MediaStreamTrack::Audio(old)) = old
+            && let Kind::Local(local) = &old.kind
+        {
+            local.detach(self.id, connection);
         }
     }
 

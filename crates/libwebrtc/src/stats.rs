@@ -39,23 +39,25 @@ pub enum RtcStats {
 }
 
 macro_rules! names {
-    ($(#[$attribute:meta])* $name:ident: $first:ident $(, $other:ident)*) => {
+    ($(#[$attribute:meta])* $name:ident: $($(#[$mark:meta])? $variant:ident),+) => {
         #[derive(Debug, Copy, Clone, PartialEq, Eq, Deserialize)]
         $(#[$attribute])*
         #[allow(missing_docs, reason = "the names are those of the W3C's webrtc-stats")]
-        pub enum $name { $first, $($other,)* }
+        pub enum $name { $($(#[$mark])? $variant,)+ }
     };
 }
 
 names! {
     /// Why video is worse than it could be.
+    #[derive(Default)]
     #[serde(rename_all = "lowercase")]
-    QualityLimitationReason: None, Cpu, Bandwidth, Other
+    QualityLimitationReason: #[default] None, Cpu, Bandwidth, Other
 }
 names! {
     /// Who nominates.
+    #[derive(Default)]
     #[serde(rename_all = "lowercase")]
-    IceRole: Unknown, Controlling, Controlled
+    IceRole: #[default] Unknown, Controlling, Controlled
 }
 names! {
     /// State of DTLS.
@@ -69,8 +71,9 @@ names! {
 }
 names! {
     /// Who began the handshake.
+    #[derive(Default)]
     #[serde(rename_all = "lowercase")]
-    DtlsRole: Unknown, Client, Server
+    DtlsRole: #[default] Unknown, Client, Server
 }
 names! {
     /// State of a pair.
@@ -91,24 +94,6 @@ names! {
     /// Who connects.
     #[serde(rename_all = "lowercase")]
     IceTcpCandidateType: Active, Passive, So
-}
-
-impl Default for QualityLimitationReason {
-    fn default() -> Self {
-        Self::None
-    }
-}
-
-impl Default for IceRole {
-    fn default() -> Self {
-        Self::Unknown
-    }
-}
-
-impl Default for DtlsRole {
-    fn default() -> Self {
-        Self::Unknown
-    }
 }
 
 macro_rules! entry {

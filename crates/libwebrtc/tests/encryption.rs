@@ -3,8 +3,7 @@
 
 use libwebrtc::audio_source::native::NativeAudioSource;
 use libwebrtc::native::frame_cryptor::{
-    DataPacketCryptor, EncryptionAlgorithm, KeyDerivationAlgorithm, KeyProvider,
-    KeyProviderOptions,
+    DataPacketCryptor, EncryptionAlgorithm, KeyDerivationAlgorithm, KeyProvider, KeyProviderOptions,
 };
 use libwebrtc::peer_connection_factory::native::PeerConnectionFactoryExt;
 use libwebrtc::prelude::*;

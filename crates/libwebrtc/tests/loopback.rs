@@ -1,5 +1,12 @@
 //! Two peer connections of one process on loopback, without any server.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure in a helper fails the test that calls it"
+)]
+
 use std::f64::consts::TAU;
 use std::time::Duration;
 

@@ -82,8 +82,10 @@ pub struct Counters {
     pub late: u64,
     /// Frames recovered from the packet after them.
     pub recovered: u64,
-    /// Frames concealed, for loss or for want of packets.
+    /// Frames concealed because they are lost.
     pub concealed: u64,
+    /// Frames concealed because nothing came: the sender paused, or its packets are late.
+    pub starved: u64,
     /// Packets thrown away because the buffer was full or jumped.
     pub discarded: u64,
 }
@@ -288,7 +290,7 @@ impl JitterBuffer {
             return Step::Silence;
         }
         self.concealed_in_row += 1;
-        self.counters.concealed += 1;
+        self.counters.starved += 1;
         Step::Conceal { duration: self.frame }
     }
 }

@@ -14,6 +14,7 @@
 //!
 //! [`Instant`]: std::time::Instant
 
+mod channels;
 pub mod codec;
 pub mod data_channel;
 pub mod jitter_buffer;

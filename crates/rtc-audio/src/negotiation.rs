@@ -71,10 +71,11 @@ impl Negotiation {
     pub(crate) fn want_data(&mut self) {
         self.wants_data = true;
     }
+}
 
-    pub(crate) fn is_anchor(&self, label: &str) -> bool {
-        label == ANCHOR_LABEL
-    }
+/// Says whether a channel is there only for the sake of its section.
+pub(crate) fn is_anchor(label: &str) -> bool {
+    label == ANCHOR_LABEL
 }
 
 impl Peer {
@@ -169,7 +170,7 @@ impl Peer {
             .transceivers
             .iter()
             .filter_map(|t| t.mid)
-            .filter(|mid| self.rtc.media(*mid).is_none_or(|media| media.disabled()))
+            .filter(|mid| self.rtc.media(*mid).is_none_or(str0m::media::Media::disabled))
             .collect();
         let mut api = self.rtc.sdp_api();
         for transceiver in &mut self.transceivers {
@@ -219,18 +220,13 @@ impl Peer {
         }
         let applied = api.apply();
         self.drain();
-        let text = match applied {
-            Some((offer, pending)) => {
-                self.negotiation.pending = Some(Pending::Changes(pending));
-                offer.to_sdp_string()
-            }
-            None => {
-                let same = self.negotiation.local.as_ref().map(|(text, _)| text.clone());
-                self.negotiation.pending = same.is_some().then_some(Pending::Unchanged);
-                same.ok_or(PeerError::State("there is nothing to offer"))?
-            }
-        };
-        Ok(text)
+        if let Some((offer, pending)) = applied {
+            self.negotiation.pending = Some(Pending::Changes(pending));
+            return Ok(offer.to_sdp_string());
+        }
+        let same = self.negotiation.local.as_ref().map(|(text, _)| text.clone());
+        self.negotiation.pending = same.is_some().then_some(Pending::Unchanged);
+        same.ok_or(PeerError::State("there is nothing to offer"))
     }
 
     /// Gives the answer to the offer that was set as remote description.
@@ -273,10 +269,8 @@ impl Peer {
         }
         for section in sdp::sections(text) {
             let mid = Mid::from(section.mid.as_str());
-            if let Some(index) = self.by_mid(mid) {
-                if let Some(transceiver) = self.transceivers.get_mut(index) {
-                    transceiver.current = Some(section.direction);
-                }
+            if let Some(transceiver) = self.transceivers.iter_mut().find(|t| t.mid == Some(mid)) {
+                transceiver.current = Some(section.direction);
             }
         }
         self.negotiation.local = Some((text.to_owned(), true));

@@ -6,6 +6,7 @@ use str0m_netem::{
 };
 
 use super::*;
+use crate::data_channel::ChannelInit;
 use crate::playout::{PULL, Playout, Pulled};
 use crate::sdp::Direction;
 use crate::send_queue::{SendQueue, TICK};
@@ -33,7 +34,7 @@ impl WithLen for Datagram {
 
 /// Two peers and the links between them, in virtual time.
 struct Call {
-    peers: [Peer; 2],
+    peers: Vec<Peer>,
     /// What comes to the peer of the same index.
     links: [Netem<Datagram>; 2],
     events: [Vec<Event>; 2],
@@ -50,7 +51,7 @@ impl Call {
             peer
         };
         Self {
-            peers: [peer(1_000), peer(2_000)],
+            peers: vec![peer(1_000), peer(2_000)],
             links: [Netem::new(link(1)), Netem::new(link(2))],
             events: [Vec::new(), Vec::new()],
             start,
@@ -248,16 +249,12 @@ fn an_answer_without_a_track_of_its_own_sends_nothing() {
 #[test]
 fn an_inactive_answer_can_be_revived() {
     let mut call = Call::clean();
-    let receive = |peer: &mut Peer| {
-        peer.add_transceiver(MediaType::Audio, Direction::RecvOnly, None, None)
-    };
+    let receive =
+        |peer: &mut Peer| peer.add_transceiver(MediaType::Audio, Direction::RecvOnly, None, None);
     receive(&mut call.peers[0]);
     // The remote has nothing to send yet: it answers `inactive`.
     call.negotiate(0, false);
-    assert_eq!(
-        call.peers[1].transceivers()[0].current_direction(),
-        Some(Direction::Inactive)
-    );
+    assert_eq!(call.peers[1].transceivers()[0].current_direction(), Some(Direction::Inactive));
     let id = call.peers[1].add_track(MediaType::Audio, "late".to_owned(), Some("s".to_owned()));
     call.negotiate(1, false);
     call.connect();
@@ -308,11 +305,8 @@ fn messages_of_any_size_arrive_in_order() {
 #[test]
 fn negotiated_channels_open_on_both_sides() {
     let mut call = Call::clean();
-    let init = ChannelInit {
-        label: "agreed".to_owned(),
-        negotiated: Some(100),
-        ..ChannelInit::default()
-    };
+    let init =
+        ChannelInit { label: "agreed".to_owned(), negotiated: Some(100), ..ChannelInit::default() };
     let ours = call.peers[0].create_channel(init.clone()).unwrap();
     let theirs = call.peers[1].create_channel(init.clone()).unwrap();
     assert!(call.peers[0].create_channel(init).is_err(), "the id is in use");

@@ -94,7 +94,7 @@ impl Playout {
                 Step::Recover { payload, duration } => {
                     let len = self.frame_len(duration);
                     let done = self.decoder.recover(&payload, &mut self.scratch[..len]);
-                    self.push_made_up(done, len);
+                    self.push_made_up(done.unwrap_or_default(), len);
                 }
                 Step::Conceal { duration } => self.conceal(duration),
             }
@@ -132,15 +132,15 @@ impl Playout {
     fn conceal(&mut self, duration: u32) {
         let len = self.frame_len(duration);
         let done = self.decoder.conceal(&mut self.scratch[..len]);
-        self.push_made_up(done, len);
+        self.push_made_up(done.unwrap_or_default(), len);
     }
 
-    fn push_made_up(&mut self, done: Result<usize, CodecError>, len: usize) {
+    /// Takes what Opus made up, filled with silence where it made less than the frame.
+    fn push_made_up(&mut self, done: usize, len: usize) {
         self.stats.concealed_samples += (len / self.channels) as u64;
-        match done {
-            Ok(done) => self.samples.extend(&self.scratch[..done.min(len)]),
-            Err(_) => self.samples.extend(std::iter::repeat_n(0, len)),
-        }
+        let done = done.min(len);
+        self.samples.extend(&self.scratch[..done]);
+        self.samples.extend(std::iter::repeat_n(0, len - done));
     }
 
     /// Interleaved samples of a frame of this RTP length. Opus conceals in steps of 2.5 ms.

@@ -26,7 +26,7 @@ use crate::peer_connection::{
 use crate::rtp_transceiver::{RtpTransceiver, TransceiverHandle};
 
 /// Longest sleep of a driver with nothing to do.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// The largest datagram: no path of ours carries more.
 const DATAGRAM: usize = 2_048;
 /// Datagrams taken in one go, so that sending is not starved.
@@ -327,7 +327,7 @@ fn tell(connection: &Arc<Connection>, notice: Notice) {
         }
         Notice::ChannelState(handle, state) => handle.on_state.call(|f| f(state.into())),
         Notice::Message(handle, binary, data) => {
-            handle.on_message.call(|f| f(crate::data_channel::DataBuffer { data: &data, binary }))
+            handle.on_message.call(|f| f(crate::data_channel::DataBuffer { data: &data, binary }));
         }
         Notice::BytesSent(handle, bytes) => handle.on_buffered.call(|f| f(bytes)),
     }

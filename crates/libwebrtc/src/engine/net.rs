@@ -105,10 +105,10 @@ impl UdpSockets {
     /// Sends now or not at all: a datagram that waits is worth less than the next one.
     pub(crate) fn send(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
         let socket = self.sockets.iter().find(|(address, _)| *address == source);
-        if let Some((_, socket)) = socket {
-            if let Err(error) = socket.try_send_to(data, destination) {
-                log::trace!("datagram to {destination} dropped: {error}");
-            }
+        if let Some((_, socket)) = socket
+            && let Err(error) = socket.try_send_to(data, destination)
+        {
+            log::trace!("datagram to {destination} dropped: {error}");
         }
     }
 }

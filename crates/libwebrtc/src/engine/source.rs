@@ -91,10 +91,10 @@ impl LocalAudio {
 
     pub(crate) fn set_bitrate(&self, bits_per_second: u64) {
         let Some(source) = &self.source else { return };
-        if let Some(queue) = source.queue.lock().as_mut() {
-            if let Err(error) = queue.set_bitrate(bits_per_second) {
-                log::warn!("bitrate {bits_per_second}: {error}");
-            }
+        if let Some(queue) = source.queue.lock().as_mut()
+            && let Err(error) = queue.set_bitrate(bits_per_second)
+        {
+            log::warn!("bitrate {bits_per_second}: {error}");
         }
     }
 

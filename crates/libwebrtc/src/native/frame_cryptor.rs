@@ -189,10 +189,10 @@ impl FrameCryptor {
         _key_provider: KeyProvider,
         receiver: RtpReceiver,
     ) -> Self {
-        if let Some(MediaStreamTrack::Audio(track)) = receiver.track() {
-            if let Kind::Remote(remote) = &track.kind {
-                remote.mute();
-            }
+        if let Some(MediaStreamTrack::Audio(track)) = receiver.track()
+            && let Kind::Remote(remote) = &track.kind
+        {
+            remote.mute();
         }
         log::error!("{NOT_THERE}: nothing is heard of {participant_id}");
         Self { participant: participant_id, on_state: Arc::default() }
