@@ -22,6 +22,7 @@ use http::{
     HeaderMap, HeaderValue,
     header::{AUTHORIZATION, RETRY_AFTER},
 };
+use parking_lot::Mutex;
 use reqwest::Response;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -144,17 +145,35 @@ impl From<Failure> for OpenAIError {
     }
 }
 
+/// How a stream has ended, which async-openai does not tell.
+#[derive(Debug, Default)]
+pub struct Ending {
+    done: AtomicBool,
+    broken: Mutex<Option<String>>,
+}
+
+impl Ending {
+    /// It has told that it is complete.
+    pub fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Why it broke off.
+    pub fn broken(&self) -> Option<String> {
+        self.broken.lock().clone()
+    }
+}
+
 /// Sends one request of one generation.
 #[derive(Debug, Clone)]
 pub struct Transport {
     client: reqwest::Client,
-    /// Set when the stream has told that it is complete.
-    done: Arc<AtomicBool>,
+    ending: Arc<Ending>,
 }
 
 impl Transport {
-    pub fn new(client: reqwest::Client, done: Arc<AtomicBool>) -> Self {
-        Self { client, done }
+    pub fn new(client: reqwest::Client, ending: Arc<Ending>) -> Self {
+        Self { client, ending }
     }
 }
 
@@ -168,7 +187,7 @@ impl tower_service::Service<HttpRequestFactory> for Transport {
     }
 
     fn call(&mut self, request: HttpRequestFactory) -> Self::Future {
-        let Self { client, done } = self.clone();
+        let Self { client, ending } = self.clone();
         Box::pin(async move {
             let request = request.build().await.map_err(Failure::from_openai)?;
             let response = client.execute(request).await.map_err(Failure::from_reqwest)?;
@@ -184,7 +203,7 @@ impl tower_service::Service<HttpRequestFactory> for Transport {
                 inner: Some(Box::pin(body_stream(body))),
                 left: MAX_STREAM_BYTES,
                 tail: vec![b'\n'],
-                done,
+                ending,
             };
             Ok(Response::from(http::Response::from_parts(parts, reqwest::Body::wrap_stream(body))))
         })
@@ -223,14 +242,20 @@ struct Bounded {
     left: usize,
     /// The end of what has been read, shorter than [`DONE`].
     tail: Vec<u8>,
-    done: Arc<AtomicBool>,
+    ending: Arc<Ending>,
 }
 
 impl Bounded {
+    fn break_off(&mut self, reason: &str) -> std::io::Error {
+        self.inner = None;
+        *self.ending.broken.lock() = Some(reason.to_owned());
+        std::io::Error::other(reason.to_owned())
+    }
+
     fn watch(&mut self, chunk: &[u8]) {
         self.tail.extend_from_slice(chunk);
         if self.tail.windows(DONE.len()).any(|window| window == DONE) {
-            self.done.store(true, Ordering::Relaxed);
+            self.ending.done.store(true, Ordering::Relaxed);
         }
         let surplus = self.tail.len().saturating_sub(DONE.len() - 1);
         self.tail.drain(..surplus);
@@ -249,12 +274,11 @@ impl Stream for Bounded {
                 Poll::Ready(Some(Ok(chunk)))
             }
             Poll::Ready(Some(Ok(_))) => {
-                self.inner = None;
-                Poll::Ready(Some(Err(std::io::Error::other("the answer is too long"))))
+                Poll::Ready(Some(Err(self.break_off("too long an answer"))))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.inner = None;
-                Poll::Ready(Some(Err(std::io::Error::other(Failure::from_reqwest(error)))))
+                let reason = Failure::from_reqwest(error).to_string();
+                Poll::Ready(Some(Err(self.break_off(&reason))))
             }
             Poll::Ready(None) => {
                 self.inner = None;
@@ -267,8 +291,7 @@ impl Stream for Bounded {
 
 impl Drop for Bounded {
     fn drop(&mut self) {
-        let Some(mut inner) = self.inner.take().filter(|_| self.done.load(Ordering::Relaxed))
-        else {
+        let Some(mut inner) = self.inner.take().filter(|_| self.ending.is_done()) else {
             return;
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -22,7 +22,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    http::{Endpoint, Failure, Transport},
+    http::{Ending, Endpoint, Failure, Transport},
     proto::{Parameters, ServerError},
 };
 use crate::{
@@ -141,9 +141,9 @@ impl OpenAi {
         events: &mpsc::Sender<LlmEvent>,
         streamed: &mut bool,
     ) -> Result<(), Fault> {
-        let done = Arc::new(AtomicBool::new(false));
+        let ending = Arc::new(Ending::default());
         let client = Client::build(self.client.clone(), self.endpoint.clone())
-            .with_http_service(Transport::new(self.client.clone(), done.clone()));
+            .with_http_service(Transport::new(self.client.clone(), ending.clone()));
         let body = self.parameters.request(&request.messages);
         let begun = Instant::now();
         let chat = client.chat();
@@ -175,7 +175,8 @@ impl OpenAi {
                     if finished {
                         break;
                     }
-                    return Err(Fault::interrupted(&self.endpoint.redact(&error.to_string())));
+                    let reason = ending.broken().unwrap_or_else(|| error.to_string());
+                    return Err(Fault::interrupted(&self.endpoint.redact(&reason)));
                 }
                 Ok(None) => break,
                 Err(_) if finished => break,
@@ -196,7 +197,7 @@ impl OpenAi {
                 tell(events, LlmEvent::Text(chunk.text)).await?;
             }
         }
-        if !finished && !done.load(Ordering::Relaxed) {
+        if !finished && !ending.is_done() {
             return Err(Fault::interrupted("the stream ended before the answer did"));
         }
         if let Some(proto::Usage { input_tokens, cached_tokens, output_tokens }) = usage {
@@ -352,3 +353,6 @@ impl Llm for OpenAi {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

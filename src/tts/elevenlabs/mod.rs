@@ -358,3 +358,6 @@ fn discard(connection: Option<Connection>) {
         tokio::spawn(connection.close());
     }
 }
+
+#[cfg(test)]
+mod tests;
