@@ -63,13 +63,13 @@ fn lint() -> Result<(), Failure> {
     let workspace = Workspace::find()?;
     tools::system_packages()?;
     Step::cargo("format", ["fmt", "--all", "--check"]).run()?;
+    unused::check(&workspace)?;
     Step::cargo("clippy", ["clippy", "--locked", "--workspace", "--all-targets"])
         .args(["--", "-D", "warnings"])
         .run()?;
     Step::cargo("docs", ["doc", "--locked", "--workspace", "--no-deps"])
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()?;
-    unused::check(&workspace)?;
     let cargo_deny = tools::cargo_deny(&workspace)?;
     // What other platforms need is judged too, and no build here has fetched it.
     Step::cargo("fetch", ["fetch", "--locked"]).run()?;

@@ -36,7 +36,8 @@ fn unused_of(package: &Package, all: &[Package]) -> io::Result<Vec<String>> {
         .map(|other| other.root.as_path())
         .filter(|root| *root != package.root && root.starts_with(&package.root))
         .collect();
-    let mut sources = String::new();
+    let build = fs::read_to_string(package.root.join("build.rs")).unwrap_or_default();
+    let mut sources = without_comments(&build);
     for folder in ["src", "tests", "benches", "examples"] {
         for file in rust_files(&package.root.join(folder), &nested)? {
             sources.push_str(&without_comments(&fs::read_to_string(file)?));
