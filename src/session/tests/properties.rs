@@ -366,6 +366,9 @@ impl World {
             }
             Command::Play { id } | Command::Resume { id, .. } => {
                 let heard = self.speeches.get_mut(&id).expect("never spoken");
+                if let Command::Resume { from_ms, .. } = command {
+                    heard.position_ms = heard.position_ms.max(from_ms);
+                }
                 assert!(!heard.over && !heard.open, "plays twice, or what was cancelled");
                 heard.open = true;
                 heard.played = true;
