@@ -11,7 +11,7 @@ use std::f64::consts::TAU;
 use std::time::Duration;
 
 use libwebrtc::audio_source::native::NativeAudioSource;
-use libwebrtc::audio_stream::native::NativeAudioStream;
+use libwebrtc::audio_stream::native::{NativeAudioStream, NativeAudioStreamOptions};
 use libwebrtc::peer_connection_factory::native::PeerConnectionFactoryExt;
 use libwebrtc::prelude::*;
 use tokio::sync::mpsc::{self, Receiver};
@@ -282,4 +282,47 @@ async fn a_full_queue_waits_and_clearing_frees_it() {
     );
     source.clear_buffer();
     timeout(BOUND, waiting).await.expect("clearing ends it").unwrap().unwrap();
+}
+
+/// On a runtime of one thread, which is then blocked: what was captured before still goes out, and
+/// is heard, without a gap.
+#[tokio::test]
+async fn a_blocked_application_makes_no_gap() {
+    let factory = PeerConnectionFactory::default();
+    let (alice, mut bob) = (side(&factory), side(&factory));
+    let source = NativeAudioSource::new(AudioSourceOptions::default(), 48_000, 1, 3_000);
+    let track = factory.create_audio_track("tone", source.clone());
+    alice.connection.add_track(track.into(), &["a"]).unwrap();
+    negotiate(&alice.connection, &bob.connection).await;
+    let heard = next(&mut bob.tracks).await;
+    while next(&mut bob.states).await != PeerConnectionState::Connected {}
+    let options = NativeAudioStreamOptions { queue_size_frames: Some(400) };
+    let mut stream = NativeAudioStream::with_options(heard, 48_000, 1, options);
+
+    let mut tone = AudioFrame::new(48_000, 1, 48_000 * 2);
+    for (i, sample) in tone.data.to_mut().iter_mut().enumerate() {
+        *sample = (f64::sin(i as f64 * 500.0 * TAU / 48_000.0) * 8_000.0) as i16;
+    }
+    source.capture_frame(&tone).await.unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+
+    let mut samples = Vec::new();
+    let mut loud = 0;
+    // By now more than a second of sound waits: silence before it is skipped, none is in it.
+    while loud < 100 {
+        let frame = next_frame(&mut stream).await;
+        if share_at(&frame.data, 48_000, 500.0) > 0.8 {
+            loud += 1;
+        }
+        if loud > 5 {
+            samples.extend_from_slice(&frame.data);
+        }
+    }
+    assert_eq!(stream.dropped_frames(), 0);
+    let share = share_at(&samples[..48_000 / 2], 48_000, 500.0);
+    assert!(share > 0.9, "{share}");
+}
+
+async fn next_frame(stream: &mut NativeAudioStream) -> AudioFrame<'static> {
+    timeout(BOUND, stream.next()).await.expect("a frame in time").expect("not the end")
 }

@@ -31,6 +31,8 @@ const FAILED_AFTER: Duration = Duration::from_secs(15);
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 /// Data that SCTP holds until it is acknowledged: bounds throughput at this much a round trip.
 const SCTP_BUFFER: usize = 512 * 1024;
+/// Datagrams kept that came before their path was found good: a flight of a handshake.
+const EARLY: usize = 4;
 /// Port of a candidate that only connects (RFC 6544 §4.5).
 const ACTIVE_TCP_PORT: u16 = 9;
 
@@ -89,6 +91,20 @@ pub enum Event {
     Audio(TransceiverId, Packet),
 }
 
+/// A DTLS datagram from an address that ICE has not found good yet.
+#[derive(Debug)]
+struct Early {
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+    data: Vec<u8>,
+}
+
+/// First bytes of DTLS records (RFC 7983 §7).
+fn is_dtls(data: &[u8]) -> bool {
+    data.first().is_some_and(|byte| (20..64).contains(byte))
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Peer {
@@ -104,6 +120,7 @@ pub struct Peer {
     ice: IceConnectionState,
     fail_at: Option<Instant>,
     transmits: VecDeque<Transmit>,
+    early: VecDeque<Early>,
     pub(crate) events: VecDeque<Event>,
     timeout: Option<Instant>,
     pub(crate) now: Instant,
@@ -137,6 +154,7 @@ impl Peer {
             ice: IceConnectionState::New,
             fail_at: None,
             transmits: VecDeque::new(),
+            early: VecDeque::new(),
             events: VecDeque::new(),
             timeout: None,
             now,
@@ -161,6 +179,7 @@ impl Peer {
             warn!(%error, "timeout");
         }
         self.drain();
+        self.retry_early(now);
         self.flush_channels();
     }
 
@@ -175,18 +194,49 @@ impl Peer {
         data: &[u8],
     ) {
         self.now = self.now.max(now);
+        if self.receive(now, protocol, source, destination, data) {
+            self.retry_early(now);
+            self.flush_channels();
+        } else if is_dtls(data) && self.early.len() < EARLY {
+            let data = data.to_vec();
+            self.early.push_back(Early { protocol, source, destination, data });
+        }
+    }
+
+    /// Says whether the datagram was one of this connection.
+    fn receive(
+        &mut self,
+        now: Instant,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+        data: &[u8],
+    ) -> bool {
         let Ok(receive) = Receive::new(protocol, source, destination, data) else {
-            return;
+            return false;
         };
         let input = Input::Receive(now, receive);
         if !self.rtc.accepts(&input) {
-            return;
+            return false;
         }
         if let Err(error) = self.rtc.handle_input(input) {
             debug!(%error, "datagram refused");
         }
         self.drain();
-        self.flush_channels();
+        true
+    }
+
+    /// The remote may find the path, and begin DTLS on it, before we do. What came too early is
+    /// tried again then: DTLS itself would repeat it only after a second (RFC 6347 §4.2.4.1).
+    fn retry_early(&mut self, now: Instant) {
+        for _ in 0..self.early.len() {
+            let Some(early) = self.early.pop_front() else { return };
+            let Early { protocol, source, destination, data } = early;
+            if !self.receive(now, protocol, source, destination, &data) {
+                let data = Early { protocol, source, destination, data };
+                self.early.push_back(data);
+            }
+        }
     }
 
     /// The next datagram to send.
@@ -441,7 +491,10 @@ impl Peer {
     fn on_event(&mut self, event: RtcEvent) {
         match event {
             RtcEvent::IceConnectionStateChange(state) => self.on_ice(state),
-            RtcEvent::Connected => self.on_path(),
+            RtcEvent::Connected => {
+                self.early.clear();
+                self.on_path();
+            }
             RtcEvent::RtpPacket(packet) => self.on_rtp(&packet),
             RtcEvent::ChannelOpen(id, label) => self.on_channel_open(id, label),
             RtcEvent::ChannelData(data) => {

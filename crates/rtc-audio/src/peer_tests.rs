@@ -448,3 +448,35 @@ proptest! {
         peer.handle_datagram(base(), Protocol::Udp, address, address, &data);
     }
 }
+
+#[test]
+fn dtls_before_its_path_is_kept_in_bounds_and_other_strays_are_not() {
+    let mut peer = Peer::new(base());
+    let address = SocketAddr::from(([10, 0, 0, 1], 1_000));
+    peer.add_local_address(address);
+    let stranger = SocketAddr::from(([10, 0, 0, 2], 2_000));
+    let mut strays = |first_byte: u8| {
+        for _ in 0..10 {
+            let data = [first_byte; 60];
+            peer.handle_datagram(base(), Protocol::Udp, stranger, address, &data);
+        }
+        peer.early.len()
+    };
+    assert_eq!(strays(128), 0, "RTP");
+    assert_eq!(strays(22), EARLY, "a handshake");
+}
+
+/// The handshake must not wait for DTLS to repeat itself, whichever side finds the path first.
+#[test]
+fn connecting_takes_a_few_round_trips() {
+    for (there, back) in [(5, 40), (40, 5), (20, 20)] {
+        let delay = |seed| if seed == 1 { there } else { back };
+        let link = |seed| NetemConfig::new().latency(Duration::from_millis(delay(seed))).seed(seed);
+        let mut call = Call::new(link);
+        send_only(&mut call.peers[0]);
+        call.negotiate(0, false);
+        call.connect();
+        let took = call.now - call.start;
+        assert!(took < Duration::from_millis(600), "{took:?} for {there} and {back} ms");
+    }
+}
