@@ -29,6 +29,7 @@ use crate::{
     config::Setup,
     doubles::{self, Script},
     replay::{
+        simulated::{Expected, Utterance},
         realtime::{WavMicrophone, conduct},
         report::Report,
     },
@@ -93,7 +94,10 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
     config.control_url = Url::parse(&format!("http://{}", control.addr)).ok();
     config.control_token = Some(token.clone());
     let reporter = start::reporter(config).await?;
-    let doubles = doubles::serve(Script::default())
+    let expected: Expected = serde_json::from_str(assets::demo_caller_expected())
+        .map_err(|error| refuse(error.to_string()))?;
+    let said = expected.utterances;
+    let doubles = doubles::serve(script(&said))
         .await
         .map_err(|error| refuse(format!("the provider doubles cannot start: {error}")))?;
     let base_url = Url::parse(&doubles.base_url()).map_err(|error| refuse(error.to_string()))?;
@@ -195,6 +199,16 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
     stop.cancel();
     control.finished().await;
     Ok(Exit::Done)
+}
+
+/// What the providers make of the bundled caller.
+fn script(said: &[Utterance]) -> Script {
+    let answers = [
+        "We are open from nine to five on Saturdays. Is there anything else I can do for you?",
+        "Certainly. A table for four it is. I have noted it down, and we look forward to seeing you.",
+        "You are very welcome. Goodbye!",
+    ];
+    Script::new(said.iter().map(|said| said.text.as_str()), answers)
 }
 
 /// What the caller hears, queued for the recording.

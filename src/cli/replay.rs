@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Deserialize;
 use url::Url;
 
 use crate::{
@@ -43,12 +42,6 @@ pub struct ReplayArgs {
     /// Print a JSON report instead of the live view
     #[arg(long)]
     json: bool,
-}
-
-/// What is said in a WAV.
-#[derive(Debug, Default, Deserialize)]
-struct Expected {
-    utterances: Vec<simulated::Utterance>,
 }
 
 pub async fn run(mut setup: Setup, args: ReplayArgs) -> Exit {
@@ -121,7 +114,7 @@ fn load(path: &Path) -> Result<Vec<i16>, String> {
 fn expected(path: &Path) -> Result<Vec<simulated::Utterance>, String> {
     let beside = path.with_extension("expected.json");
     match std::fs::read(&beside) {
-        Ok(bytes) => serde_json::from_slice::<Expected>(&bytes)
+        Ok(bytes) => serde_json::from_slice::<simulated::Expected>(&bytes)
             .map(|expected| expected.utterances)
             .map_err(|error| format!("{}: {error}", beside.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -130,9 +123,7 @@ fn expected(path: &Path) -> Result<Vec<simulated::Utterance>, String> {
 }
 
 fn script(said: &[simulated::Utterance]) -> Script {
-    let mut script = Script::default();
-    script.stt = said.iter().fold(script.stt, |stt, said| stt.utterance(&said.text));
-    script
+    Script::new(said.iter().map(|said| said.text.as_str()), [])
 }
 
 fn write(path: &Path, rate: u32, samples: &[i16]) -> Result<(), wav::WavError> {

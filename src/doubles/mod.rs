@@ -30,6 +30,24 @@ use self::log::Log;
 #[derive(Debug, Clone, Default)]
 pub struct Script {
     pub stt: deepgram::SttScript,
+    pub llm: openai::OpenAiScript,
+    pub tts: elevenlabs::ElevenLabsScript,
+}
+
+impl Script {
+    /// Hears these utterances, one a stretch of speech, and gives these answers in turn.
+    pub fn new<'a>(
+        utterances: impl IntoIterator<Item = &'a str>,
+        answers: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let stt = deepgram::SttScript::new();
+        let llm = openai::OpenAiScript::new();
+        Self {
+            stt: utterances.into_iter().fold(stt, |stt, text| stt.utterance(text)),
+            llm: answers.into_iter().fold(llm, |llm, text| llm.answer(text)),
+            tts: elevenlabs::ElevenLabsScript::new(),
+        }
+    }
 }
 
 /// What a double's router is given, beside its own script.
@@ -62,7 +80,11 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
     let address = listener.local_addr()?;
     let context = Context::default();
     let router =
-        Router::new().nest("/v1", Router::new().merge(deepgram::router(script.stt, &context)));
+        Router::new()
+            .merge(deepgram::router(script.stt, &context))
+            .merge(openai::router(script.llm, &context))
+            .merge(elevenlabs::router(script.tts, &context));
+    let router = Router::new().nest("/v1", router);
     let listener = listener.tap_io(|stream| {
         // Nagle's algorithm would add up to 40 ms to a measured latency.
         let _ = stream.set_nodelay(true);

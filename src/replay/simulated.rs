@@ -28,6 +28,12 @@ pub struct Utterance {
     pub text: String,
 }
 
+/// What is said in a WAV: the `NAME.expected.json` beside it.
+#[derive(Debug, Default, Deserialize)]
+pub struct Expected {
+    pub utterances: Vec<Utterance>,
+}
+
 /// What came of a simulated replay.
 #[derive(Debug)]
 pub struct Simulated {
@@ -169,7 +175,7 @@ mod tests {
         };
         let (first, again) = (replay().unwrap(), replay().unwrap());
         assert_eq!(first, again);
-        let texts: Vec<_> = first.0.transcripts.iter().map(|said| said.text.as_str()).collect();
+        let texts: Vec<_> = first.0.transcripts.iter().map(|at| at.what.text.as_str()).collect();
         assert!(texts.contains(&"book a table"), "{texts:?}");
         assert!(!first.0.turns.is_empty());
     }

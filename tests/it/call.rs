@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{
     caller::{Caller, fixture},
     poll,
-    stage::{Stage, script},
+    stage::Stage,
     within,
 };
 
@@ -36,7 +36,7 @@ async fn status_of(stage: &Stage, room: &str, dispatch: &str, wanted: JobStatus)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_turns_are_answered_from_history_shown_and_stored() {
-    let script = script(&["What is the weather in Paris?", "And tomorrow?"], &["It is sunny in Paris today.", "Tomorrow it will rain."]);
+    let script = Script::new(["What is the weather in Paris?", "And tomorrow?"], ["It is sunny in Paris today.", "Tomorrow it will rain."]);
     let stage = Stage::set(script).await;
     let _worker = stage.worker().await;
     let caller = stage.caller("weather").await;
@@ -98,7 +98,7 @@ async fn two_turns_are_answered_from_history_shown_and_stored() {
 async fn an_interrupted_answer_falls_silent_and_only_what_was_heard_is_kept() {
     let long = "One is a number. Two is a number. Three is a number. Four is a number. \
                 Five is a number. Six is a number. Seven is a number. Eight is a number.";
-    let script = script(&["Count for me", "Stop please"], &[long, "I have stopped."]);
+    let script = Script::new(["Count for me", "Stop please"], [long, "I have stopped."]);
     let stage = Stage::set(script).await;
     let _worker = stage.worker().await;
     let caller = stage.caller("counting").await;
@@ -124,7 +124,7 @@ async fn an_interrupted_answer_falls_silent_and_only_what_was_heard_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn typed_text_is_answered_aloud() {
-    let script = script(&[], &["You typed hello."]);
+    let script = Script::new([], ["You typed hello."]);
     let stage = Stage::set(script).await;
     let _worker = stage.worker().await;
     let caller = stage.caller("typing").await;
@@ -139,7 +139,7 @@ async fn typed_text_is_answered_aloud() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_worker_finishes_the_sentence_and_takes_no_new_job() {
     let answer = "This answer takes a little while to be spoken to its end.";
-    let script = script(&["Tell me something"], &[answer]);
+    let script = Script::new(["Tell me something"], [answer]);
     let stage = Stage::set(script).await;
     let mut worker = stage.worker().await;
     let caller = stage.caller("draining").await;

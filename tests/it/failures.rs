@@ -12,7 +12,7 @@ use crate::support::{
     antiphon::Worker,
     caller::fixture,
     livekit::LiveKit,
-    stage::{Stage, script},
+    stage::Stage,
     within,
 };
 
@@ -30,7 +30,7 @@ async fn a_wrong_secret_is_said_and_ends_the_worker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_is_down_is_apologised_for_and_the_next_turn_works() {
-    let mut script = script(&["First question", "Second question"], &["A good answer."]);
+    let mut script = Script::new(["First question", "Second question"], ["A good answer."]);
     // More refusals than one turn tries again.
     script.llm = (0..8).fold(script.llm, |llm, _| llm.refuse(500));
     let stage = Stage::set(script).await;
@@ -54,7 +54,7 @@ async fn a_model_that_is_down_is_apologised_for_and_the_next_turn_works() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_voice_that_is_down_is_apologised_for_from_the_bundled_recording() {
-    let mut script = script(&["Hello"], &["Hi."]);
+    let mut script = Script::new(["Hello"], ["Hi."]);
     script.tts = script.tts.refuse_always(401);
     let stage = Stage::set(script).await;
     let _worker = stage.worker().await;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use antiphon::doubles::Script;
 use serde_json::Value;
 
 use crate::support::{
     antiphon::Worker,
     caller::{Text, fixture},
-    stage::{Stage, script},
+    stage::Stage,
 };
 
 const ROUNDS: u64 = 25;
@@ -25,7 +26,7 @@ fn random(state: &mut u64) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_final_that_was_shown_survives_kill_9_once() {
     let said: Vec<String> = (0..ROUNDS).map(|round| format!("sentence number {round}")).collect();
-    let stage = Stage::set(script(&said.iter().map(String::as_str).collect::<Vec<_>>(), &[])).await;
+    let stage = Stage::set(Script::new(said.iter().map(String::as_str), [])).await;
     let question = fixture("one-word.wav");
     let mut seed = SEED;
     for (round, sentence) in said.iter().enumerate() {

@@ -216,7 +216,7 @@ async fn watch(
                 let Some(reader) = reader.take() else { continue };
                 let (seen, changed) = (seen.clone(), changed.clone());
                 tokio::spawn(async move {
-                    let attributes = reader.info().attributes.clone();
+                    let attributes = reader.info().attributes().clone();
                     let of = |name: &str| attributes.get(name).cloned().unwrap_or_default();
                     let (segment, open) = (of("lk.segment_id"), of("lk.transcription_final"));
                     let Ok(text) = reader.read_all().await else { return };

@@ -4,9 +4,7 @@ use antiphon::{
     cli::runtime::{self, AgentRuntime},
     config::Library,
     control::{self, Bound, ControlConfig},
-    doubles::{
-        self, Doubles, Script, deepgram::SttScript, elevenlabs::ElevenLabsScript, openai::OpenAiScript,
-    },
+    doubles::{self, Doubles, Script, log::What},
 };
 use antiphon::{
     room::join::RoomJob,
@@ -24,15 +22,6 @@ use super::{
     livekit::{KEY, LiveKit, SECRET},
     poll,
 };
-
-/// Provider doubles that hear these utterances, one a stretch of speech, and give these answers.
-pub fn script(utterances: &[&str], answers: &[&str]) -> Script {
-    Script {
-        stt: utterances.iter().fold(SttScript::new(), |stt, said| stt.utterance(said)),
-        llm: answers.iter().fold(OpenAiScript::new(), |llm, text| llm.answer(text)),
-        tts: ElevenLabsScript::new(),
-    }
-}
 
 pub const TOKEN: &str = "a-service-token-for-tests";
 
@@ -125,7 +114,14 @@ impl Stage {
 
     /// The bodies of the requests to the model.
     pub fn llm_requests(&self) -> Vec<String> {
-        self.doubles.log().texts("openai")
+        let entries = self.doubles.log().entries();
+        entries
+            .into_iter()
+            .filter_map(|entry| match entry.what {
+                What::Request { target, body } if target.ends_with("/chat/completions") => Some(body),
+                _ => None,
+            })
+            .collect()
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
