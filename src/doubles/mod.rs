@@ -6,7 +6,9 @@
 //! [`Log`] keeps what they were asked.
 
 pub mod deepgram;
+pub mod elevenlabs;
 pub mod log;
+pub mod openai;
 pub mod speech_detect;
 
 use std::{

@@ -1,5 +1,7 @@
 //! Large language models: what every provider is to the rest of antiphon.
 
+pub mod openai;
+
 use std::sync::Arc;
 
 use tokio::sync::mpsc;

@@ -1,5 +1,9 @@
 //! Text to speech: what every provider is to the rest of antiphon.
 
+pub mod chunker;
+pub mod elevenlabs;
+pub mod words;
+
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Names one speech (one agent utterance) within a session; grows.

@@ -1,0 +1,75 @@
+//! Characters with times, gathered into words.
+
+use crate::tts::TimedText;
+
+/// Gathers timed characters into words. A word carries the white space that follows it, so that the
+/// concatenation of all words is the text.
+#[derive(Debug, Default)]
+pub struct WordGatherer {
+    word: Option<TimedText>,
+}
+
+impl WordGatherer {
+    /// Takes one character (or a few), spoken from `start_ms` to `end_ms` since the first sample of
+    /// the speech; gives the word before it, when this begins a new one.
+    pub fn push(&mut self, text: &str, start_ms: u64, end_ms: u64) -> Option<TimedText> {
+        let is_space = !text.is_empty() && text.chars().all(char::is_whitespace);
+        let end_ms = end_ms.max(start_ms);
+        match &mut self.word {
+            Some(word) if is_space || !word.text.ends_with(char::is_whitespace) => {
+                word.text.push_str(text);
+                // A pause belongs to no word: it ends with its last sounding character.
+                if !is_space {
+                    word.end_ms = word.end_ms.max(end_ms);
+                }
+                None
+            }
+            // Space before any word: it has to be kept, so it goes with the word that follows.
+            None | Some(_) => {
+                self.word.replace(TimedText { text: text.to_owned(), start_ms, end_ms })
+            }
+        }
+    }
+
+    /// The word that has not been given yet: the text is at its end.
+    pub fn finish(&mut self) -> Option<TimedText> {
+        self.word.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn gather(text: &str) -> Vec<TimedText> {
+        let mut gatherer = WordGatherer::default();
+        let mut words: Vec<_> = text
+            .chars()
+            .enumerate()
+            .filter_map(|(at, c)| {
+                gatherer.push(&c.to_string(), at as u64 * 10, at as u64 * 10 + 10)
+            })
+            .collect();
+        words.extend(gatherer.finish());
+        words
+    }
+
+    #[test]
+    fn a_word_carries_the_space_after_it_but_not_its_time() {
+        let timed =
+            |text: &str, start_ms, end_ms| TimedText { text: text.into(), start_ms, end_ms };
+        assert_eq!(gather("Hi  there."), [timed("Hi  ", 0, 20), timed("there.", 40, 100)]);
+    }
+
+    proptest! {
+        #[test]
+        fn words_concatenate_to_the_text(text in "[a-z .\n]{0,60}") {
+            let words = gather(&text);
+            let joined: String = words.iter().map(|word| word.text.as_str()).collect();
+            prop_assert_eq!(joined, text);
+            prop_assert!(words.windows(2).all(|pair| pair[0].end_ms <= pair[1].start_ms));
+        }
+    }
+}
