@@ -32,12 +32,6 @@ pub struct Script {
     pub stt: deepgram::SttScript,
 }
 
-impl From<deepgram::SttScript> for Script {
-    fn from(stt: deepgram::SttScript) -> Self {
-        Self { stt }
-    }
-}
-
 /// What a double's router is given, beside its own script.
 #[derive(Debug, Clone, Default)]
 pub struct Context {

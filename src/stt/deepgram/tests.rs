@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     audio::queue::{AudioSender, audio_queue},
     doubles::{
-        Doubles,
+        Doubles, Script,
         deepgram::SttScript,
         log::{Entry, What},
         serve,
@@ -37,7 +37,7 @@ impl Call {
     }
 
     async fn with(script: SttScript, change: impl FnOnce(&mut DeepgramConfig)) -> Self {
-        let doubles = serve(script.into()).await.unwrap();
+        let doubles = serve(Script { stt: script, ..Script::default() }).await.unwrap();
         let mut config =
             DeepgramConfig::new("key".into(), parse_base(&doubles.base_url()).unwrap());
         config.backoff = Backoff::new(ms(1), ms(5), 5);
