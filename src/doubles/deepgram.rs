@@ -318,6 +318,7 @@ enum After {
     GoOn,
     Close,
     Break,
+    Stall,
 }
 
 impl Talk {
@@ -325,23 +326,31 @@ impl Talk {
         let idle = self.served.script.idle;
         let mut idle_at = clock::now() + idle;
         loop {
+            if !self.send_due(clock::now()).await {
+                return;
+            }
             let send_at = self.outgoing.front().map_or(idle_at, |(at, _)| *at);
             tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(send_at.into()), if !self.outgoing.is_empty() => {
-                    if !self.send_due().await {
-                        return;
-                    }
-                }
+                () = tokio::time::sleep_until(send_at.into()), if !self.outgoing.is_empty() => {}
                 message = self.socket.recv() => {
                     let Some(Ok(message)) = message else { return };
                     if matches!(message, Message::Binary(_) | Message::Text(_)) {
                         idle_at = clock::now() + idle;
                     }
-                    match self.message(&message).await {
+                    match self.message(&message) {
                         After::GoOn => {}
                         After::Close => return self.close().await,
-                        After::Break => return,
+                        After::Break => {
+                            self.send_all().await;
+                            return;
+                        }
+                        After::Stall => {
+                            self.send_all().await;
+                            // What it had begun to hear, the next connection hears.
+                            self.hearing.give_back();
+                            return std::future::pending().await;
+                        }
                     }
                 }
                 () = tokio::time::sleep_until(idle_at.into()) => {
@@ -354,7 +363,7 @@ impl Talk {
         }
     }
 
-    async fn message(&mut self, message: &Message) -> After {
+    fn message(&mut self, message: &Message) -> After {
         let mut out = Vec::new();
         let mut after = After::GoOn;
         match message {
@@ -369,7 +378,7 @@ impl Talk {
                 let heard = Duration::from_millis(self.hearing.now_ms());
                 match self.fault {
                     Fault::Disconnect(limit) if heard >= limit => after = After::Break,
-                    Fault::Stall(limit) if heard >= limit => std::future::pending().await,
+                    Fault::Stall(limit) if heard >= limit => after = After::Stall,
                     _ => {}
                 }
             }
@@ -394,26 +403,35 @@ impl Talk {
         after
     }
 
-    /// Sends the next message; false when the client has gone.
-    async fn send_due(&mut self) -> bool {
-        let Some((_, text)) = self.outgoing.pop_front() else { return true };
-        self.socket.send(Message::Text(text.into())).await.is_ok()
+    /// Sends what is due at `now`; false when the client has gone.
+    async fn send_due(&mut self, now: Instant) -> bool {
+        while let Some((_, text)) = self.outgoing.pop_front_if(|(at, _)| *at <= now) {
+            if self.socket.send(Message::Text(text.into())).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Sends everything that has been understood so far.
+    async fn send_all(&mut self) {
+        if let Some((last, _)) = self.outgoing.back() {
+            let last = *last;
+            tokio::time::sleep_until(last.into()).await;
+            self.send_due(last).await;
+        }
     }
 
     /// The last results, the metadata, goodbye.
     async fn close(mut self) {
-        tokio::time::sleep(self.served.script.latency).await;
         let metadata = json!({
             "type": "Metadata", "transaction_key": "deprecated", "channels": 1,
             "request_id": format!("double-{}", self.connection),
             "duration": self.hearing.now_ms() as f64 / 1_000.0,
         });
-        self.outgoing.push_back((clock::now(), metadata.to_string()));
-        while !self.outgoing.is_empty() {
-            if !self.send_due().await {
-                return;
-            }
-        }
+        let at = clock::now() + self.served.script.latency;
+        self.outgoing.push_back((at, metadata.to_string()));
+        self.send_all().await;
         let close = CloseFrame { code: 1000, reason: "".into() };
         let _ = self.socket.send(Message::Close(Some(close))).await;
     }

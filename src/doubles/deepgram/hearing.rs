@@ -116,6 +116,13 @@ impl Hearing {
         }
     }
 
+    /// Lets go of the utterance that is going on: another connection will hear it.
+    pub fn give_back(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.cursor.give_back(current.index, current.done);
+        }
+    }
+
     fn step(&mut self, step: Step, out: &mut Vec<Value>) {
         match step {
             Step::Silence { now_ms } => {
@@ -223,9 +230,7 @@ impl Hearing {
 
 impl Drop for Hearing {
     fn drop(&mut self) {
-        if let Some(current) = self.current.take() {
-            self.cursor.give_back(current.index, current.done);
-        }
+        self.give_back();
     }
 }
 

@@ -33,6 +33,10 @@ const OUTBOX: usize = 64;
 const PROVEN: Duration = Duration::from_secs(10);
 /// While closing there is no time for the usual wait before a retry.
 const RETRY_WHILE_CLOSING: Duration = Duration::from_millis(100);
+/// For the close frame.
+const GOODBYE: Duration = Duration::from_millis(200);
+/// What has arrived is read without waiting for more.
+const ARRIVED: Duration = Duration::from_millis(10);
 
 pub(super) struct Driver {
     config: Arc<DeepgramConfig>,
@@ -121,11 +125,17 @@ impl Driver {
         let mut failed = false;
         loop {
             let (error, retry_after) = match self.connect().await? {
-                Ok(connection) => {
+                Ok(mut connection) => {
                     failed = false;
                     self.tell(SttEvent::Connected);
                     let connected = Instant::now();
-                    let end = self.talk(connection).await;
+                    let end = self.talk(&mut connection).await;
+                    if matches!(end, End::Lost(_)) {
+                        self.take_arrived(&mut connection).await;
+                    } else {
+                        // A peer that does not even take this is left alone.
+                        let _ = timeout(GOODBYE, connection.close()).await;
+                    }
                     if connected.elapsed() >= PROVEN {
                         self.backoff.reset();
                     }
@@ -263,7 +273,7 @@ impl Driver {
     }
 
     /// Talks on one connection until it ends.
-    async fn talk(&mut self, mut connection: Connection) -> End {
+    async fn talk(&mut self, connection: &mut Connection) -> End {
         self.skip_gap();
         self.next_sample = self.backlog.start();
         self.codec.connected(self.next_sample / SAMPLES_PER_MS);
@@ -289,20 +299,15 @@ impl Driver {
             }
             tokio::select! {
                 biased;
-                () = at(self.deadline) => {
-                    connection.close().await;
-                    return End::Over;
-                }
+                () = at(self.deadline) => return End::Over,
                 going = self.attend() => {
                     if matches!(going, Err(Over)) {
-                        connection.close().await;
                         return End::Over;
                     }
                 }
                 frame = connection.next(), if self.outbox.len() < OUTBOX => match frame {
                     Ok(Frame::Text(text)) => {
                         if self.receive(&text) && close_sent {
-                            connection.close().await;
                             return End::Over;
                         }
                     }
@@ -314,7 +319,7 @@ impl Driver {
                     Err(error) => return End::Lost(error.to_string()),
                 },
                 () = ready(()), if !caught_up => {
-                    if let Err(error) = self.send_chunk(&mut connection).await {
+                    if let Err(error) = self.send_chunk(connection).await {
                         return End::Lost(error.to_string());
                     }
                     last_sent = Instant::now();
@@ -325,6 +330,19 @@ impl Driver {
                     }
                     last_sent = Instant::now();
                 }
+            }
+        }
+    }
+
+    /// A connection that takes nothing more may still hold results: their audio is not sent again.
+    async fn take_arrived(&mut self, connection: &mut Connection) {
+        while self.outbox.len() < OUTBOX
+            && let Ok(Ok(frame)) = timeout(ARRIVED, connection.next()).await
+        {
+            match frame {
+                Frame::Text(text) => _ = self.receive(&text),
+                Frame::Binary(_) => {}
+                Frame::Closed { .. } => break,
             }
         }
     }

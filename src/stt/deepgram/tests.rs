@@ -69,7 +69,7 @@ impl Call {
     }
 
     async fn next(&mut self) -> Option<SttEvent> {
-        tokio::time::timeout(Duration::from_secs(60), self.events.recv()).await.unwrap()
+        tokio::time::timeout(Duration::from_mins(2), self.events.recv()).await.unwrap()
     }
 
     /// Events until `last` is told, in short.
@@ -95,9 +95,7 @@ impl Call {
 
     async fn logged(&self, count: usize, is: impl FnMut(&Entry) -> bool) {
         let log = self.doubles.log();
-        tokio::time::timeout(Duration::from_secs(600), log.wait_for_count(count, is))
-            .await
-            .unwrap();
+        tokio::time::timeout(Duration::from_mins(10), log.wait_for_count(count, is)).await.unwrap();
     }
 }
 
@@ -264,14 +262,17 @@ async fn retries_are_spent_one_by_one_then_a_probe_finds_the_provider_back() {
     let mut waits = Vec::new();
     loop {
         match call.next().await.unwrap() {
-            SttEvent::Lost { retry_in, .. } => waits.push(retry_in.as_secs_f64().ceil()),
+            SttEvent::Lost { retry_in, .. } => waits.push(retry_in.as_secs_f64()),
             event => {
                 assert_eq!(short(&event), "Failed");
                 break;
             }
         }
     }
-    assert_eq!(waits, [1.0, 2.0, 4.0, 8.0, 16.0]);
+    assert_eq!(waits.len(), 5);
+    for (wait, longest) in waits.iter().zip([1.0, 2.0, 4.0, 8.0, 16.0]) {
+        assert!((longest * 0.75..=longest).contains(wait), "{waits:?}");
+    }
     // The first probe is refused in silence, the second gets through.
     assert_eq!(short(&call.next().await.unwrap()), "Connected");
     call.speech(ms(500));
@@ -312,15 +313,18 @@ async fn a_connection_that_died_without_a_word_is_replaced_in_time() {
 
 #[tokio::test]
 async fn losing_the_connection_now_and_then_never_uses_the_retries_up() {
-    let script = (0..20).fold(SttScript::new(), |script, _| script.disconnect_after(ms(700)));
+    // The silence after each final is heard twice: it is not final when the connection breaks.
+    let script = SttScript::new().disconnect_after(ms(1_000));
+    let script = (0..20).fold(script, |script, _| script.disconnect_after(ms(1_300)));
     let mut call = Call::new(script).await;
+    call.until("Connected").await;
     for n in 1..=20 {
         call.speech(ms(300));
         call.silence(ms(250));
         let told = call.until("EndOfTurn").await;
         assert_eq!(finals(&told), [format!("utterance {n}")]);
-        call.silence(ms(300));
-        call.until("Connected").await;
+        call.silence(ms(500));
+        assert_eq!(call.until("Connected").await, ["Usage", "Lost", "Connected"]);
     }
 }
 
@@ -352,7 +356,6 @@ async fn a_session_that_takes_no_events_for_a_while_gets_every_final() {
         call.speech(ms(300));
         call.silence(ms(250));
     }
-    call.logged(1, |entry| matches!(entry.what, What::Opened { .. })).await;
     call.control(SttControl::Finalize).await;
     call.logged(1, is_text(proto::FINALIZE)).await;
     call.control(SttControl::Close).await;
