@@ -1,1 +1,7 @@
-fn main() {}
+//! The `antiphon` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    antiphon::cli::main()
+}

@@ -1,3 +1,11 @@
 //! The audio path: frames, resampling, voice activity, playout, WAV files.
 
+pub mod assets;
+pub mod level;
+pub mod playout;
 pub mod queue;
+pub mod resample;
+pub mod vad;
+pub mod wav;
+
+pub use assets::{apology, apology_at, demo_caller, demo_caller_expected};

@@ -82,11 +82,16 @@ pub enum VadEvent {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum SttInput {
+    /// The first sample of the recognition stream is heard now: its times count from here. Told
+    /// once for each stream; without it, segments are timed by the detector.
+    Started,
     SpeechStarted,
     Interim(Transcript),
     Final(Transcript),
     EndOfTurn,
-    Usage { audio_ms: u64 },
+    Usage {
+        audio_ms: u64,
+    },
     Lost,
     Restored,
     Failed(SttError),

@@ -5,6 +5,17 @@
 //! by commands.
 
 pub mod command;
+pub mod driver;
+mod history;
 pub mod input;
+pub mod machine;
+pub mod ports;
 pub mod settings;
+pub mod simulation;
+mod speaker;
+mod speech;
 pub mod state;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod turn;

@@ -33,8 +33,10 @@ pub struct Settings {
     pub llm_first_token: Duration,
     /// The first audio must come within this time after text was sent.
     pub tts_first_audio: Duration,
-    /// Silence after which the user counts as away.
+    /// Silence after which the user counts as away; zero: never.
     pub user_away: Duration,
+    /// Leave when the linked participant has left; else wait for the next one.
+    pub close_on_participant_left: bool,
     /// Said when an answer cannot be had; empty: nothing is said.
     pub apology: String,
     /// `transcribe`: never generates, never speaks.
@@ -59,6 +61,7 @@ impl Default for Settings {
             llm_first_token: Duration::from_secs(5),
             tts_first_audio: Duration::from_secs(3),
             user_away: Duration::from_secs(15),
+            close_on_participant_left: true,
             apology: "I'm sorry, I'm having trouble right now. Could you say that again?".into(),
             transcribe_only: false,
         }

@@ -3,6 +3,7 @@
 //! A provider is a pure codec (`PROVIDER/proto.rs`) and a driver (`PROVIDER/mod.rs`) that keeps one
 //! streaming connection per speaker, warm between turns, and reconnects by itself.
 
+pub mod backlog;
 pub mod deepgram;
 
 use std::time::Duration;

@@ -1,1 +1,105 @@
-fn main() {}
+//! `cargo xtask lint|test|tools`: the whole gate, the same for everybody.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it has to say, it prints")]
+
+mod step;
+mod tools;
+mod unused;
+mod workspace;
+
+use std::{env, process::ExitCode};
+
+use step::{Failure, Step};
+use workspace::Workspace;
+
+const HELP: &str = "\
+The gate of antiphon.
+
+Usage: cargo xtask <COMMAND>
+
+Commands:
+  lint         fmt, clippy, docs, licences and bans, unused dependencies
+  test [ARGS]  everything `cargo test --workspace` knows, with a real livekit-server beside it;
+               ARGS go to cargo test, such as `cargo xtask test --test it drain`
+  tools        install what lint and test need, and nothing that is there already
+  help         this text
+
+Tools go to target/tools (or $CARGO_TARGET_DIR/tools). Debian packages are installed when run as
+root; otherwise the command says which are missing.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("", arguments.as_slice()),
+    };
+    if rest.iter().any(|argument| argument == "--help") {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
+    let result = match command {
+        "lint" if rest.is_empty() => lint(),
+        "test" => test(rest),
+        "tools" if rest.is_empty() => all_tools(),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("\nxtask {command} failed: {}", failure.what);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn lint() -> Result<(), Failure> {
+    let workspace = Workspace::find()?;
+    tools::system_packages()?;
+    Step::cargo("format", ["fmt", "--all", "--check"]).run()?;
+    unused::check(&workspace)?;
+    Step::cargo("clippy", ["clippy", "--locked", "--workspace", "--all-targets"])
+        .args(["--", "-D", "warnings"])
+        .run()?;
+    Step::cargo("docs", ["doc", "--locked", "--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()?;
+    let cargo_deny = tools::cargo_deny(&workspace)?;
+    // What other platforms need is judged too, and no build here has fetched it.
+    Step::cargo("fetch", ["fetch", "--locked"]).run()?;
+    Step::new("licences and bans", cargo_deny)
+        .args(["--offline", "--locked", "--workspace", "check"])
+        .args(["bans", "licenses", "sources"])
+        .run()?;
+    println!("\nxtask lint: all is well");
+    Ok(())
+}
+
+fn test(arguments: &[String]) -> Result<(), Failure> {
+    let workspace = Workspace::find()?;
+    tools::system_packages()?;
+    let server = tools::livekit_server(&workspace)?;
+    let workspace_wide = ["test", "--locked", "--workspace"];
+    Step::cargo("build the tests", workspace_wide).args(["--no-run"]).args(arguments).run()?;
+    Step::cargo("tests", workspace_wide)
+        .args(arguments)
+        .env("ANTIPHON_TEST_LIVEKIT_SERVER", server)
+        .run()?;
+    println!("\nxtask test: all is well");
+    Ok(())
+}
+
+fn all_tools() -> Result<(), Failure> {
+    let workspace = Workspace::find()?;
+    tools::system_packages()?;
+    tools::livekit_server(&workspace)?;
+    tools::cargo_deny(&workspace)?;
+    println!("\nxtask tools: all is there, in {}", workspace.tools().display());
+    Ok(())
+}

@@ -131,6 +131,11 @@ impl Codec {
         self.offset_ms = offset_ms;
     }
 
+    /// `ms` of the stream's audio are not sent on this connection: its time falls behind.
+    pub const fn skipped(&mut self, ms: u64) {
+        self.offset_ms += ms;
+    }
+
     /// Reads one text message and appends the events it makes.
     pub fn receive(&mut self, text: &str, events: &mut Vec<SttEvent>) -> Result<Received, Junk> {
         let message: Value = serde_json::from_str(text).map_err(|_| Junk)?;

@@ -1,0 +1,253 @@
+//! Sockets of one peer connection: UDP on every address, TCP outwards.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// Addresses used at most: a host full of container bridges gains nothing from more.
+const MAX_ADDRESSES: usize = 8;
+/// The largest frame that RFC 4571 §2 can tell.
+const MAX_FRAME: usize = u16::MAX as usize;
+const TCP_QUEUE: usize = 256;
+const TCP_CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long a refused TCP address is left alone.
+const TCP_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// IPv4 addresses of this host, loopback last. Link-local ones are of no use to ICE.
+fn addresses() -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = match if_addrs::get_if_addrs() {
+        Ok(interfaces) => interfaces
+            .iter()
+            .map(if_addrs::Interface::ip)
+            .filter(|ip| matches!(ip, IpAddr::V4(v4) if !v4.is_link_local()))
+            .collect(),
+        Err(error) => {
+            log::warn!("network interfaces cannot be listed: {error}");
+            Vec::new()
+        }
+    };
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    found.retain(|ip| *ip != loopback);
+    found.sort_unstable();
+    found.dedup();
+    found.truncate(MAX_ADDRESSES - 1);
+    found.push(loopback);
+    found
+}
+
+/// UDP sockets, one per address.
+#[derive(Debug)]
+pub(crate) struct UdpSockets {
+    sockets: Vec<(SocketAddr, UdpSocket)>,
+    first: usize,
+}
+
+impl UdpSockets {
+    /// Binds a port on every address. Call it within the engine's runtime.
+    pub(crate) fn bind() -> io::Result<Self> {
+        let mut sockets = Vec::new();
+        let mut failure = None;
+        for ip in addresses() {
+            match bind_udp(ip) {
+                Ok(bound) => sockets.push(bound),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if sockets.is_empty() => Err(error),
+            _ => Ok(Self { sockets, first: 0 }),
+        }
+    }
+
+    /// The bound addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.sockets.iter().map(|(address, _)| *address)
+    }
+
+    /// Waits for a datagram; gives its length, its source and the address it came to.
+    pub(crate) async fn receive(&mut self, buffer: &mut [u8]) -> (usize, SocketAddr, SocketAddr) {
+        poll_fn(|context| {
+            let count = self.sockets.len();
+            for step in 0..count {
+                let index = (self.first + step) % count;
+                let Some((local, socket)) = self.sockets.get(index) else { continue };
+                let mut read = ReadBuf::new(buffer);
+                // An error (ICMP port unreachable) says nothing about the next datagram.
+                while let Poll::Ready(result) = socket.poll_recv_from(context, &mut read) {
+                    if let Ok(source) = result {
+                        let len = read.filled().len();
+                        let local = *local;
+                        self.first = (index + 1) % count;
+                        return Poll::Ready((len, source, local));
+                    }
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Takes a datagram that is there already.
+    pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddr, SocketAddr)> {
+        self.sockets.iter().find_map(|(local, socket)| {
+            socket.try_recv_from(buffer).ok().map(|(len, source)| (len, source, *local))
+        })
+    }
+
+    /// Sends now or not at all: a datagram that waits is worth less than the next one.
+    pub(crate) fn send(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
+        let socket = self.sockets.iter().find(|(address, _)| *address == source);
+        if let Some((_, socket)) = socket
+            && let Err(error) = socket.try_send_to(data, destination)
+        {
+            log::trace!("datagram to {destination} dropped: {error}");
+        }
+    }
+}
+
+fn bind_udp(ip: IpAddr) -> io::Result<(SocketAddr, UdpSocket)> {
+    let socket = std::net::UdpSocket::bind((ip, 0))?;
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    Ok((address, UdpSocket::from_std(socket)?))
+}
+
+/// What a TCP connection brought.
+#[derive(Debug)]
+pub(crate) enum TcpEvent {
+    /// A frame came.
+    Frame {
+        /// The local candidate's address.
+        local: SocketAddr,
+        /// The server's address.
+        remote: SocketAddr,
+        /// The frame without its length.
+        data: Vec<u8>,
+    },
+    /// The connection is gone.
+    Gone {
+        /// The local candidate's address.
+        local: SocketAddr,
+        /// The server's address.
+        remote: SocketAddr,
+    },
+}
+
+enum Link {
+    Up(mpsc::Sender<Vec<u8>>),
+    Refused(Instant),
+}
+
+/// Outgoing TCP connections with RFC 4571 framing (ICE-TCP, RFC 6544, active side).
+pub(crate) struct TcpLinks {
+    links: HashMap<(SocketAddr, SocketAddr), Link>,
+    events: mpsc::Sender<TcpEvent>,
+    incoming: mpsc::Receiver<TcpEvent>,
+}
+
+impl TcpLinks {
+    pub(crate) fn new() -> Self {
+        let (events, incoming) = mpsc::channel(TCP_QUEUE);
+        Self { links: HashMap::new(), events, incoming }
+    }
+
+    /// Queues a frame, connecting first where needed. Dropped when the queue is full.
+    pub(crate) fn send(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        data: &[u8],
+        now: Instant,
+    ) {
+        let key = (local, remote);
+        let refused =
+            matches!(self.links.get(&key), Some(Link::Refused(at)) if now < *at + TCP_RETRY_AFTER);
+        if refused || data.len() > MAX_FRAME {
+            return;
+        }
+        if !matches!(self.links.get(&key), Some(Link::Up(_))) {
+            let (sender, frames) = mpsc::channel(TCP_QUEUE);
+            tokio::spawn(run_link(local, remote, frames, self.events.clone()));
+            self.links.insert(key, Link::Up(sender));
+        }
+        if let Some(Link::Up(sender)) = self.links.get(&key) {
+            let mut frame = Vec::with_capacity(data.len() + 2);
+            frame.extend_from_slice(&(data.len() as u16).to_be_bytes());
+            frame.extend_from_slice(data);
+            if sender.try_send(frame).is_err() {
+                log::trace!("frame to {remote} dropped");
+            }
+        }
+    }
+
+    /// Waits for something to come.
+    pub(crate) async fn receive(&mut self) -> Option<TcpEvent> {
+        self.incoming.recv().await
+    }
+
+    /// Forgets a connection that is gone.
+    pub(crate) fn forget(&mut self, local: SocketAddr, remote: SocketAddr, now: Instant) {
+        self.links.insert((local, remote), Link::Refused(now));
+    }
+}
+
+async fn run_link(
+    local: SocketAddr,
+    remote: SocketAddr,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    events: mpsc::Sender<TcpEvent>,
+) {
+    if let Ok(Ok(stream)) = timeout(TCP_CONNECT_WITHIN, connect(local.ip(), remote)).await {
+        log::debug!("connected to {remote} over TCP");
+        let (reader, mut writer) = stream.into_split();
+        let write = async {
+            while let Some(frame) = frames.recv().await {
+                if writer.write_all(&frame).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = write => {}
+            () = read_frames(BufReader::new(reader), local, remote, &events) => {}
+        }
+    }
+    // Nobody listens any more when the peer connection is closed.
+    let _ = events.send(TcpEvent::Gone { local, remote }).await;
+}
+
+async fn read_frames(
+    mut reader: impl AsyncReadExt + Unpin,
+    local: SocketAddr,
+    remote: SocketAddr,
+    events: &mpsc::Sender<TcpEvent>,
+) {
+    while let Ok(len) = reader.read_u16().await {
+        let mut data = vec![0; usize::from(len)];
+        if reader.read_exact(&mut data).await.is_err() {
+            break;
+        }
+        if events.send(TcpEvent::Frame { local, remote, data }).await.is_err() {
+            break;
+        }
+    }
+}
+
+async fn connect(local: IpAddr, remote: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    // A host with several addresses must use the one that the candidate names.
+    if let Err(error) = socket.bind(SocketAddr::new(local, 0)) {
+        log::debug!("TCP from {local}: {error}");
+    }
+    let stream = socket.connect(remote).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

@@ -1,0 +1,596 @@
+//! Peer connections.
+
+#![allow(clippy::unused_async, reason = "the signatures are those that livekit awaits")]
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use rtc_audio::peer::PeerState;
+use rtc_audio::transceiver::MediaType as EngineMedia;
+
+use crate::audio_track::Kind;
+use crate::data_channel::{ChannelHandle, DataChannel, DataChannelInit};
+use crate::engine::connection::{Connection, Notice, State};
+use crate::ice_candidate::IceCandidate;
+use crate::media_stream::MediaStream;
+use crate::media_stream_track::MediaStreamTrack;
+use crate::native::frame_cryptor;
+use crate::peer_connection_factory::RtcConfiguration;
+use crate::rtp_receiver::RtpReceiver;
+use crate::rtp_sender::RtpSender;
+use crate::rtp_transceiver::{
+    RtpTransceiver, RtpTransceiverDirection, RtpTransceiverInit, TransceiverHandle,
+};
+use crate::session_description::{SdpType, SessionDescription};
+use crate::stats::{self, RtcStats};
+use crate::{MediaType, RtcError};
+
+/// State of the whole connection.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum PeerConnectionState {
+    /// Nothing was negotiated.
+    New,
+    /// ICE or DTLS is on its way.
+    Connecting,
+    /// Media and data flow.
+    Connected,
+    /// The path is lost, perhaps for a moment.
+    Disconnected,
+    /// The path did not come back within 15 s, or the remote closed.
+    Failed,
+    /// Closed by us.
+    Closed,
+}
+
+impl From<PeerState> for PeerConnectionState {
+    fn from(state: PeerState) -> Self {
+        match state {
+            PeerState::New => Self::New,
+            PeerState::Connecting => Self::Connecting,
+            PeerState::Connected => Self::Connected,
+            PeerState::Disconnected => Self::Disconnected,
+            PeerState::Failed => Self::Failed,
+            PeerState::Closed => Self::Closed,
+        }
+    }
+}
+
+/// State of ICE.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum IceConnectionState {
+    /// Nothing was tried.
+    New,
+    /// Paths are tried.
+    Checking,
+    /// A path works.
+    Connected,
+    /// The best path was found.
+    Completed,
+    /// No path works.
+    Failed,
+    /// The path is lost, perhaps for a moment.
+    Disconnected,
+    /// Closed by us.
+    Closed,
+    /// Never reported.
+    Max,
+}
+
+pub(crate) fn ice_state(state: PeerState) -> IceConnectionState {
+    match state {
+        PeerState::New => IceConnectionState::New,
+        PeerState::Connecting => IceConnectionState::Checking,
+        PeerState::Connected => IceConnectionState::Connected,
+        PeerState::Disconnected => IceConnectionState::Disconnected,
+        PeerState::Failed => IceConnectionState::Failed,
+        PeerState::Closed => IceConnectionState::Closed,
+    }
+}
+
+/// State of gathering. Host candidates are there from the start.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum IceGatheringState {
+    /// No description was set.
+    New,
+    /// Never reported.
+    Gathering,
+    /// All candidates are known.
+    Complete,
+}
+
+/// Where offer and answer stand.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum SignalingState {
+    /// Nothing is out.
+    Stable,
+    /// Our offer waits for its answer.
+    HaveLocalOffer,
+    /// Never reported: provisional answers are not taken.
+    HaveLocalPrAnswer,
+    /// Their offer waits for our answer.
+    HaveRemoteOffer,
+    /// Never reported: provisional answers are not taken.
+    HaveRemotePrAnswer,
+    /// The connection is closed.
+    Closed,
+}
+
+impl From<rtc_audio::peer::SignalingState> for SignalingState {
+    fn from(state: rtc_audio::peer::SignalingState) -> Self {
+        use rtc_audio::peer::SignalingState as Engine;
+        match state {
+            Engine::Stable => Self::Stable,
+            Engine::HaveLocalOffer => Self::HaveLocalOffer,
+            Engine::HaveRemoteOffer => Self::HaveRemoteOffer,
+            Engine::Closed => Self::Closed,
+        }
+    }
+}
+
+/// What an offer is to hold.
+#[derive(Debug, Clone, Default)]
+pub struct OfferOptions {
+    /// New ICE credentials (RFC 8445 §9).
+    pub ice_restart: bool,
+    /// A section to receive audio, where there is none for audio.
+    pub offer_to_receive_audio: bool,
+    /// A section to receive video, where there is none for video.
+    pub offer_to_receive_video: bool,
+}
+
+/// What an answer is to hold: nothing to choose.
+#[derive(Debug, Clone, Default)]
+pub struct AnswerOptions {}
+
+/// Limits of the send bitrate of a connection, in bits per second. Audio has a fixed rate here:
+/// they are checked and remembered by nobody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BitrateSettings {
+    /// Floor.
+    pub min_bitrate_bps: Option<u64>,
+    /// Start.
+    pub start_bitrate_bps: Option<u64>,
+    /// Cap.
+    pub max_bitrate_bps: Option<u64>,
+}
+
+/// Why a candidate could not be gathered; never reported for host candidates.
+#[derive(Debug, Clone)]
+pub struct IceCandidateError {
+    /// Local address.
+    pub address: String,
+    /// Local port.
+    pub port: i32,
+    /// Server.
+    pub url: String,
+    /// STUN error.
+    pub error_code: i32,
+    /// Its text.
+    pub error_text: String,
+}
+
+/// The remote began to send a track.
+#[derive(Debug, Clone)]
+pub struct TrackEvent {
+    /// Receives it.
+    pub receiver: RtpReceiver,
+    /// Streams it belongs to.
+    pub streams: Vec<MediaStream>,
+    /// The track.
+    pub track: MediaStreamTrack,
+    /// Its section.
+    pub transceiver: RtpTransceiver,
+}
+
+/// Called with the new state.
+pub type OnConnectionChange = Box<dyn FnMut(PeerConnectionState) + Send + Sync>;
+/// Called with each channel that the remote opens.
+pub type OnDataChannel = Box<dyn FnMut(DataChannel) + Send + Sync>;
+/// Called with each candidate of ours.
+pub type OnIceCandidate = Box<dyn FnMut(IceCandidate) + Send + Sync>;
+/// Never called.
+pub type OnIceCandidateError = Box<dyn FnMut(IceCandidateError) + Send + Sync>;
+/// Called with the new state.
+pub type OnIceConnectionChange = Box<dyn FnMut(IceConnectionState) + Send + Sync>;
+/// Called with the new state.
+pub type OnIceGatheringChange = Box<dyn FnMut(IceGatheringState) + Send + Sync>;
+/// Called when an offer is due.
+pub type OnNegotiationNeeded = Box<dyn FnMut(u32) + Send + Sync>;
+/// Called with the new state.
+pub type OnSignalingChange = Box<dyn FnMut(SignalingState) + Send + Sync>;
+/// Called with each track that the remote begins to send.
+pub type OnTrack = Box<dyn FnMut(TrackEvent) + Send + Sync>;
+
+/// Closes the connection when the last handle goes.
+struct Owner {
+    connection: Arc<Connection>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.connection.close();
+    }
+}
+
+/// A handle to a peer connection, which is closed when the last one is dropped.
+///
+/// Callbacks run one after another on the engine's threads, in the order of what happened, with
+/// no lock held: they may call anything here, but should not block.
+#[derive(Clone)]
+pub struct PeerConnection {
+    owner: Arc<Owner>,
+}
+
+/// Says whether a track can be sent at all.
+pub(crate) fn check_sendable(track: &MediaStreamTrack) -> Result<(), RtcError> {
+    match track {
+        MediaStreamTrack::Video(_) => Err(RtcError::unsupported("publishing video")),
+        MediaStreamTrack::Audio(track) => match &track.kind {
+            Kind::Remote(_) => Err(RtcError::unsupported("publishing a remote track")),
+            Kind::Local(local) if !local.has_source() => {
+                Err(RtcError::unsupported("capturing from an audio device"))
+            }
+            Kind::Local(_) if frame_cryptor::is_wanted() => Err(RtcError::unsupported(
+                "end-to-end encryption (and nothing is published in clear while a room asks for it)",
+            )),
+            Kind::Local(_) => Ok(()),
+        },
+    }
+}
+
+impl PeerConnection {
+    pub(crate) fn start(_config: &RtcConfiguration) -> Result<Self, RtcError> {
+        let connection = Connection::start()?;
+        Ok(Self { owner: Arc::new(Owner { connection }) })
+    }
+
+    fn connection(&self) -> &Arc<Connection> {
+        &self.owner.connection
+    }
+
+    /// Changes the state and reports a change of the signaling state.
+    fn negotiate<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        self.connection().with(|state| {
+            let before = state.peer.signaling_state();
+            let result = change(state);
+            let after = state.peer.signaling_state();
+            if before != after {
+                state.notices.push_back(Notice::Signaling(after.into()));
+            }
+            result
+        })
+    }
+
+    /// Servers for STUN and TURN are not used by this engine: nothing changes.
+    pub fn set_configuration(&self, _config: RtcConfiguration) -> Result<(), RtcError> {
+        Ok(())
+    }
+
+    /// Checks the limits. There is no bandwidth estimator that they could steer.
+    pub fn set_bitrate(&self, settings: BitrateSettings) -> Result<(), RtcError> {
+        if self.connection().is_closed() {
+            return Err(RtcError::state("the connection is closed"));
+        }
+        let BitrateSettings { min_bitrate_bps, start_bitrate_bps, max_bitrate_bps } = settings;
+        let above = |a: Option<u64>, b: Option<u64>| matches!((a, b), (Some(a), Some(b)) if a > b);
+        if above(min_bitrate_bps, start_bitrate_bps)
+            || above(start_bitrate_bps, max_bitrate_bps)
+            || above(min_bitrate_bps, max_bitrate_bps)
+        {
+            return Err(RtcError::state("min, start and max bitrate contradict one another"));
+        }
+        Ok(())
+    }
+
+    /// Writes an offer of what is wanted now.
+    pub async fn create_offer(
+        &self,
+        options: OfferOptions,
+    ) -> Result<SessionDescription, RtcError> {
+        for (wanted, media) in [
+            (options.offer_to_receive_audio, EngineMedia::Audio),
+            (options.offer_to_receive_video, EngineMedia::Video),
+        ] {
+            let connection = self.connection();
+            connection.with(|state| {
+                let known = state.peer.transceivers().iter().any(|t| t.media() == media);
+                if wanted && !known {
+                    let direction = RtpTransceiverDirection::RecvOnly.to_engine();
+                    state.peer.add_transceiver(media, direction, None, None);
+                    state.apply_tracks(connection, Vec::new());
+                }
+            });
+        }
+        let text = self.negotiate(|state| state.peer.create_offer(options.ice_restart))?;
+        Ok(SessionDescription { text, sdp_type: SdpType::Offer })
+    }
+
+    /// Writes the answer to the offer that was set.
+    pub async fn create_answer(
+        &self,
+        _options: AnswerOptions,
+    ) -> Result<SessionDescription, RtcError> {
+        let text = self.negotiate(|state| state.peer.create_answer())?;
+        Ok(SessionDescription { text, sdp_type: SdpType::Answer })
+    }
+
+    /// Applies our description. An offer may have been edited: its directions count.
+    pub async fn set_local_description(&self, desc: SessionDescription) -> Result<(), RtcError> {
+        self.negotiate(|state| {
+            match desc.sdp_type {
+                SdpType::Offer => state.peer.set_local_offer(&desc.text)?,
+                SdpType::Answer => state.peer.set_local_answer(&desc.text)?,
+                SdpType::Rollback => state.peer.rollback(),
+                SdpType::PrAnswer => return Err(RtcError::unsupported("a provisional answer")),
+            }
+            if desc.sdp_type != SdpType::Rollback && !state.gathered {
+                state.gathered = true;
+                let mid = rtc_audio::sdp::sections(&desc.text)
+                    .first()
+                    .map(|section| section.mid.clone())
+                    .unwrap_or_default();
+                for candidate in state.peer.local_candidates() {
+                    state.notices.push_back(Notice::Candidate(IceCandidate {
+                        mid: mid.clone(),
+                        mline: 0,
+                        text: candidate.to_sdp_string(),
+                    }));
+                }
+                state.notices.push_back(Notice::Gathered);
+            }
+            Ok(())
+        })
+    }
+
+    /// Applies the remote's description. Transceivers are up to date when it returns.
+    pub async fn set_remote_description(&self, desc: SessionDescription) -> Result<(), RtcError> {
+        let connection = self.connection();
+        self.negotiate(|state| {
+            let changes = match desc.sdp_type {
+                SdpType::Offer => state.peer.set_remote_offer(&desc.text)?,
+                SdpType::Answer => state.peer.set_remote_answer(&desc.text)?,
+                SdpType::Rollback => {
+                    state.peer.rollback();
+                    Vec::new()
+                }
+                SdpType::PrAnswer => return Err(RtcError::unsupported("a provisional answer")),
+            };
+            state.apply_tracks(connection, changes);
+            Ok(())
+        })
+    }
+
+    /// Adds a candidate of the remote.
+    pub async fn add_ice_candidate(&self, candidate: IceCandidate) -> Result<(), RtcError> {
+        Ok(self.connection().with(|state| state.peer.add_remote_candidate(&candidate.text))?)
+    }
+
+    /// Makes a data channel. The first one takes an offer to open.
+    pub fn create_data_channel(
+        &self,
+        label: &str,
+        init: DataChannelInit,
+    ) -> Result<DataChannel, RtcError> {
+        let init = init.to_engine(label)?;
+        let connection = self.connection();
+        connection.with(|state| {
+            let key = state.peer.create_channel(init)?;
+            let handle = ChannelHandle::new(connection, key, label.to_owned());
+            state.channels.push(Arc::clone(&handle));
+            state.notices.push_back(Notice::NegotiationNeeded);
+            Ok(DataChannel { handle })
+        })
+    }
+
+    /// Sends a track on a transceiver of its kind that sends nothing yet, else on a new one that
+    /// also receives.
+    pub fn add_track<T: AsRef<str>>(
+        &self,
+        track: MediaStreamTrack,
+        streams_ids: &[T],
+    ) -> Result<RtpSender, RtcError> {
+        check_sendable(&track)?;
+        let stream = streams_ids.first().map(|id| id.as_ref().to_owned());
+        let connection = self.connection();
+        let handle = connection.with(|state| {
+            let id = state.peer.add_track(EngineMedia::Audio, track.id(), stream);
+            state.apply_tracks(connection, Vec::new());
+            state.notices.push_back(Notice::NegotiationNeeded);
+            state.transceiver(id).cloned()
+        });
+        let handle = handle.ok_or_else(|| RtcError::state("the transceiver is gone"))?;
+        handle.set_sending(connection, Some(track));
+        Ok(RtpSender { handle })
+    }
+
+    /// Stops sending, from the next offer on; the track hears no more of it at once.
+    pub fn remove_track(&self, sender: RtpSender) -> Result<(), RtcError> {
+        let connection = self.connection();
+        sender.handle.set_sending(connection, None);
+        connection.with(|state| {
+            state.peer.remove_track(sender.handle.id);
+            state.notices.push_back(Notice::NegotiationNeeded);
+        });
+        Ok(())
+    }
+
+    /// Figures of the whole connection, at most a second old.
+    pub async fn get_stats(&self) -> Result<Vec<RtcStats>, RtcError> {
+        Ok(self.connection().read(stats::of_connection))
+    }
+
+    /// Adds a section that sends an audio track.
+    pub fn add_transceiver(
+        &self,
+        track: MediaStreamTrack,
+        init: RtpTransceiverInit,
+    ) -> Result<RtpTransceiver, RtcError> {
+        check_sendable(&track)?;
+        self.add(EngineMedia::Audio, Some(track), init)
+    }
+
+    /// Adds a section without a track.
+    pub fn add_transceiver_for_media(
+        &self,
+        media_type: MediaType,
+        init: RtpTransceiverInit,
+    ) -> Result<RtpTransceiver, RtcError> {
+        let media = match media_type {
+            MediaType::Audio => EngineMedia::Audio,
+            MediaType::Video => EngineMedia::Video,
+            MediaType::Data | MediaType::Unsupported => {
+                return Err(RtcError::state("a transceiver is for audio or video"));
+            }
+        };
+        self.add(media, None, init)
+    }
+
+    fn add(
+        &self,
+        media: EngineMedia,
+        track: Option<MediaStreamTrack>,
+        init: RtpTransceiverInit,
+    ) -> Result<RtpTransceiver, RtcError> {
+        let connection = self.connection();
+        if connection.is_closed() {
+            return Err(RtcError::state("the connection is closed"));
+        }
+        let handle = connection.with(|state| {
+            let id = state.peer.add_transceiver(
+                media,
+                init.direction.to_engine(),
+                track.as_ref().map(MediaStreamTrack::id),
+                init.stream_ids.first().cloned(),
+            );
+            let handle = TransceiverHandle::new(connection, id, media, init.send_encodings);
+            state.transceivers.push(Arc::clone(&handle));
+            state.notices.push_back(Notice::NegotiationNeeded);
+            handle
+        });
+        if track.is_some() {
+            handle.set_sending(connection, track);
+        }
+        Ok(RtpTransceiver { handle })
+    }
+
+    /// Says goodbye and ends all tracks and channels.
+    pub fn close(&self) {
+        self.connection().close();
+    }
+
+    /// Asks for an offer with `ice_restart` through `on_negotiation_needed`.
+    pub fn restart_ice(&self) {
+        self.connection().with(|state| state.notices.push_back(Notice::NegotiationNeeded));
+    }
+
+    /// State of the whole connection.
+    pub fn connection_state(&self) -> PeerConnectionState {
+        self.connection().read(|state| state.peer.state().into())
+    }
+
+    /// State of ICE.
+    pub fn ice_connection_state(&self) -> IceConnectionState {
+        self.connection().read(|state| ice_state(state.peer.state()))
+    }
+
+    /// State of gathering.
+    pub fn ice_gathering_state(&self) -> IceGatheringState {
+        let gathered = self.connection().read(|state| state.gathered);
+        if gathered { IceGatheringState::Complete } else { IceGatheringState::New }
+    }
+
+    /// Where offer and answer stand.
+    pub fn signaling_state(&self) -> SignalingState {
+        self.connection().read(|state| state.peer.signaling_state().into())
+    }
+
+    /// Our description that holds.
+    pub fn current_local_description(&self) -> Option<SessionDescription> {
+        self.connection().read(|state| {
+            let (text, answer) = state.peer.local_description()?;
+            Some(describe(text, answer))
+        })
+    }
+
+    /// The remote's description that holds.
+    pub fn current_remote_description(&self) -> Option<SessionDescription> {
+        self.connection().read(|state| {
+            let (text, answer) = state.peer.remote_description()?;
+            Some(describe(text, answer))
+        })
+    }
+
+    /// Senders that have a track.
+    pub fn senders(&self) -> Vec<RtpSender> {
+        self.transceivers().iter().map(RtpTransceiver::sender).collect()
+    }
+
+    /// All receivers.
+    pub fn receivers(&self) -> Vec<RtpReceiver> {
+        self.transceivers().iter().map(RtpTransceiver::receiver).collect()
+    }
+
+    /// All transceivers.
+    pub fn transceivers(&self) -> Vec<RtpTransceiver> {
+        let handles = self.connection().read(|state| state.transceivers.clone());
+        handles.into_iter().map(|handle| RtpTransceiver { handle }).collect()
+    }
+
+    /// Replaces the callback for the connection's state.
+    pub fn on_connection_state_change(&self, f: Option<OnConnectionChange>) {
+        self.connection().callbacks.connection.set(f);
+    }
+
+    /// Replaces the callback for channels that the remote opens.
+    pub fn on_data_channel(&self, f: Option<OnDataChannel>) {
+        self.connection().callbacks.data_channel.set(f);
+    }
+
+    /// Replaces the callback for candidates of ours. The descriptions carry them, too.
+    pub fn on_ice_candidate(&self, f: Option<OnIceCandidate>) {
+        self.connection().callbacks.candidate.set(f);
+    }
+
+    /// Replaces a callback that is never called.
+    pub fn on_ice_candidate_error(&self, f: Option<OnIceCandidateError>) {
+        self.connection().callbacks.candidate_error.set(f);
+    }
+
+    /// Replaces the callback for the state of ICE.
+    pub fn on_ice_connection_state_change(&self, f: Option<OnIceConnectionChange>) {
+        self.connection().callbacks.ice.set(f);
+    }
+
+    /// Replaces the callback for the state of gathering.
+    pub fn on_ice_gathering_state_change(&self, f: Option<OnIceGatheringChange>) {
+        self.connection().callbacks.gathering.set(f);
+    }
+
+    /// Replaces the callback that says that an offer is due.
+    pub fn on_negotiation_needed(&self, f: Option<OnNegotiationNeeded>) {
+        self.connection().callbacks.negotiation.set(f);
+    }
+
+    /// Replaces the callback for the signaling state.
+    pub fn on_signaling_state_change(&self, f: Option<OnSignalingChange>) {
+        self.connection().callbacks.signaling.set(f);
+    }
+
+    /// Replaces the callback for tracks that the remote begins to send.
+    pub fn on_track(&self, f: Option<OnTrack>) {
+        self.connection().callbacks.track.set(f);
+    }
+}
+
+fn describe(text: &str, answer: bool) -> SessionDescription {
+    let sdp_type = if answer { SdpType::Answer } else { SdpType::Offer };
+    SessionDescription { text: text.to_owned(), sdp_type }
+}
+
+impl Debug for PeerConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerConnection")
+            .field("state", &self.connection_state())
+            .finish_non_exhaustive()
+    }
+}

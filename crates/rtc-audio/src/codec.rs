@@ -1,0 +1,185 @@
+//! Opus (RFC 6716) in 20 ms frames, at the rates it takes without resampling.
+
+use opus::{Application, Bitrate, Channels, Signal};
+use thiserror::Error;
+
+/// RTP clock of Opus, whatever the sample rate (RFC 7587 §4.1).
+pub const RTP_CLOCK: u32 = 48_000;
+/// Length of an encoded frame.
+pub const FRAME_MS: u32 = 20;
+/// RTP time of an encoded frame.
+pub const FRAME_RTP: u32 = RTP_CLOCK / 1000 * FRAME_MS;
+/// The longest packet Opus may hold (RFC 6716 §2.1.4), in milliseconds.
+pub const MAX_PACKET_MS: u32 = 120;
+/// Sample rates that Opus encodes from and decodes to directly.
+pub const SAMPLE_RATES: [u32; 5] = [8_000, 12_000, 16_000, 24_000, 48_000];
+
+/// The longest payload that we send: RFC 6716 §3.2.1 bounds one frame at 1275 bytes.
+const MAX_PAYLOAD: usize = 1275;
+/// Opus spends bits on forward error correction in proportion to the loss it is told of.
+const EXPECTED_LOSS_PERCENT: i32 = 10;
+/// A 0..=10 trade of CPU for quality; above this, speech gains nothing audible.
+const COMPLEXITY: i32 = 6;
+
+/// Why audio could not be encoded or decoded.
+#[derive(Debug, Error)]
+pub enum CodecError {
+    /// Opus has no such sample rate.
+    #[error("{0} Hz is not a sample rate of Opus: 8000, 12000, 16000, 24000 and 48000 are")]
+    SampleRate(u32),
+    /// Only mono and stereo are there.
+    #[error("{0} channels: audio is mono or stereo")]
+    Channels(u32),
+    /// libopus refused the input.
+    #[error("opus: {0}")]
+    Opus(#[from] opus::Error),
+}
+
+fn channels(count: u32) -> Result<Channels, CodecError> {
+    match count {
+        1 => Ok(Channels::Mono),
+        2 => Ok(Channels::Stereo),
+        other => Err(CodecError::Channels(other)),
+    }
+}
+
+/// Says whether Opus takes this format as it is.
+pub fn check_format(sample_rate: u32, channel_count: u32) -> Result<(), CodecError> {
+    channels(channel_count)?;
+    if SAMPLE_RATES.contains(&sample_rate) {
+        Ok(())
+    } else {
+        Err(CodecError::SampleRate(sample_rate))
+    }
+}
+
+/// Encodes speech with in-band forward error correction (RFC 6716 §2.1.7).
+#[derive(Debug)]
+pub struct Encoder {
+    inner: opus::Encoder,
+    buffer: Box<[u8; MAX_PAYLOAD]>,
+}
+
+impl Encoder {
+    /// `sample_rate` one of [`SAMPLE_RATES`], one or two channels.
+    pub fn new(sample_rate: u32, channel_count: u32) -> Result<Self, CodecError> {
+        check_format(sample_rate, channel_count)?;
+        let mut inner =
+            opus::Encoder::new(sample_rate, channels(channel_count)?, Application::Voip)?;
+        inner.set_inband_fec(true)?;
+        inner.set_packet_loss_perc(EXPECTED_LOSS_PERCENT)?;
+        inner.set_complexity(COMPLEXITY)?;
+        inner.set_signal(Signal::Voice)?;
+        inner.set_bitrate(Bitrate::Bits(32_000 * channel_count as i32))?;
+        Ok(Self { inner, buffer: Box::new([0; MAX_PAYLOAD]) })
+    }
+
+    /// Sets the target in bits per second; Opus keeps it within 6,000 to 510,000.
+    pub fn set_bitrate(&mut self, bits_per_second: u64) -> Result<(), CodecError> {
+        let bits = bits_per_second.clamp(6_000, 510_000) as i32;
+        Ok(self.inner.set_bitrate(Bitrate::Bits(bits))?)
+    }
+
+    /// Encodes exactly 20 ms of interleaved samples.
+    pub fn encode(&mut self, samples: &[i16]) -> Result<&[u8], CodecError> {
+        let len = self.inner.encode(samples, self.buffer.as_mut_slice())?;
+        Ok(&self.buffer[..len.min(MAX_PAYLOAD)])
+    }
+}
+
+/// Decodes straight to the rate and channels asked for.
+#[derive(Debug)]
+pub struct Decoder {
+    inner: opus::Decoder,
+    channel_count: usize,
+}
+
+impl Decoder {
+    /// `sample_rate` one of [`SAMPLE_RATES`], one or two channels.
+    pub fn new(sample_rate: u32, channel_count: u32) -> Result<Self, CodecError> {
+        check_format(sample_rate, channel_count)?;
+        let inner = opus::Decoder::new(sample_rate, channels(channel_count)?)?;
+        Ok(Self { inner, channel_count: channel_count as usize })
+    }
+
+    /// Decodes a packet into `out`, which must hold 120 ms; gives the interleaved sample count.
+    pub fn decode(&mut self, payload: &[u8], out: &mut [i16]) -> Result<usize, CodecError> {
+        if payload.is_empty() {
+            return Ok(0);
+        }
+        Ok(self.inner.decode(payload, out, false)? * self.channel_count)
+    }
+
+    /// Rebuilds the frame before `next_payload` from the copy it carries, filling `out`, whose
+    /// length says how long the lost frame was.
+    pub fn recover(&mut self, next_payload: &[u8], out: &mut [i16]) -> Result<usize, CodecError> {
+        Ok(self.inner.decode(next_payload, out, true)? * self.channel_count)
+    }
+
+    /// Makes up for a frame that is lost without a copy, filling `out`.
+    pub fn conceal(&mut self, out: &mut [i16]) -> Result<usize, CodecError> {
+        Ok(self.inner.decode(&[], out, false)? * self.channel_count)
+    }
+}
+
+/// Length of a packet in RTP time by its first bytes, `None` when they are no Opus packet.
+pub fn packet_duration(payload: &[u8]) -> Option<u32> {
+    if payload.is_empty() {
+        return None;
+    }
+    let samples = opus::packet::get_nb_samples(payload, RTP_CLOCK).ok()? as u32;
+    (1..=RTP_CLOCK / 1000 * MAX_PACKET_MS).contains(&samples).then_some(samples)
+}
+
+/// Level of the samples in dBov, 0 (loudest) to -127 (silence): what RFC 6464 §3 carries.
+pub fn audio_level(samples: &[i16]) -> i8 {
+    if samples.is_empty() {
+        return -127;
+    }
+    let sum: f64 = samples.iter().map(|s| f64::from(*s) * f64::from(*s)).sum();
+    let rms = (sum / samples.len() as f64).sqrt() / f64::from(i16::MAX);
+    if rms <= 0.0 { -127 } else { (20.0 * rms.log10()).clamp(-127.0, 0.0).round() as i8 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tone(rate: u32, count: u32) -> Vec<i16> {
+        let len = (rate / 50 * count) as usize;
+        (0..len)
+            .map(|i| {
+                let t = i as f64 / f64::from(rate);
+                (f64::sin(t * 440.0 * std::f64::consts::TAU) * 8_000.0) as i16
+            })
+            .flat_map(|s| std::iter::repeat_n(s, count as usize))
+            .take(len)
+            .collect()
+    }
+
+    #[test]
+    fn every_rate_decodes_to_every_rate() {
+        for from in SAMPLE_RATES {
+            let mut encoder = Encoder::new(from, 1).unwrap();
+            let packet = encoder.encode(&tone(from, 1)).unwrap().to_vec();
+            assert_eq!(packet_duration(&packet), Some(FRAME_RTP));
+            for to in SAMPLE_RATES {
+                let mut out = vec![0; (to * MAX_PACKET_MS / 1000) as usize];
+                let mut decoder = Decoder::new(to, 1).unwrap();
+                assert_eq!(decoder.decode(&packet, &mut out).unwrap(), (to / 50) as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_formats_are_refused() {
+        assert!(matches!(Encoder::new(44_100, 1), Err(CodecError::SampleRate(44_100))));
+        assert!(matches!(Decoder::new(48_000, 3), Err(CodecError::Channels(3))));
+    }
+
+    #[test]
+    fn level_of_silence_and_of_full_scale() {
+        assert_eq!(audio_level(&[0; 480]), -127);
+        assert_eq!(audio_level(&[i16::MAX; 480]), 0);
+    }
+}

@@ -1,0 +1,584 @@
+//! One peer connection without I/O.
+//!
+//! Feed it datagrams and time; after every call drain [`Peer::poll_transmit`] and
+//! [`Peer::poll_event`] to `None`, then wait for [`Peer::poll_timeout`].
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use str0m::format::Codec;
+use str0m::media::Mid;
+use str0m::net::{Protocol, Receive, TcpType, Transmit};
+use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite};
+use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output, Rtc, RtcConfig};
+use thiserror::Error;
+use tracing::{debug, warn};
+
+use crate::codec::packet_duration;
+use crate::data_channel::{Channel, ChannelKey, ChannelState};
+use crate::jitter_buffer::Packet;
+use crate::negotiation::Negotiation;
+pub use crate::negotiation::SignalingState;
+use crate::send_queue::EncodedFrame;
+use crate::stats::{Egress, Ingress, Stats};
+use crate::transceiver::{MediaType, Routes, Transceiver, TransceiverId};
+
+/// How long a lost path may come back before it counts as failed: str0m's ICE has no such state.
+const FAILED_AFTER: Duration = Duration::from_secs(15);
+/// How long the first connection may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+/// Data that SCTP holds until it is acknowledged: bounds throughput at this much a round trip.
+const SCTP_BUFFER: usize = 512 * 1024;
+/// Datagrams kept that came before their path was found good: a flight of a handshake.
+const EARLY: usize = 4;
+/// Port of a candidate that only connects (RFC 6544 §4.5).
+const ACTIVE_TCP_PORT: u16 = 9;
+
+/// Why a call on a peer failed.
+#[derive(Debug, Error)]
+pub enum PeerError {
+    /// The description or candidate is not acceptable.
+    #[error("invalid description: {0}")]
+    Sdp(String),
+    /// The call does not fit the state.
+    #[error("{0}")]
+    State(&'static str),
+    /// The engine broke.
+    #[error("engine: {0}")]
+    Engine(String),
+}
+
+/// State of the whole connection (W3C `RTCPeerConnectionState`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerState {
+    /// Nothing was negotiated.
+    New,
+    /// ICE or DTLS is on its way.
+    Connecting,
+    /// Media and data flow.
+    Connected,
+    /// The path is lost, perhaps for a moment.
+    Disconnected,
+    /// The path did not come back, or the remote closed.
+    Failed,
+    /// Closed by us.
+    Closed,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The connection changed its state.
+    State(PeerState),
+    /// The remote opened a channel.
+    ChannelAdded(ChannelKey),
+    /// A channel changed its state.
+    ChannelState(ChannelKey, ChannelState),
+    /// A message came.
+    Message {
+        /// On this channel.
+        channel: ChannelKey,
+        /// Binary or text.
+        binary: bool,
+        /// Its bytes.
+        data: Vec<u8>,
+    },
+    /// So many bytes were handed to SCTP since the last such event.
+    BytesSent(ChannelKey, u64),
+    /// Audio came.
+    Audio(TransceiverId, Packet),
+}
+
+/// A DTLS datagram from an address that ICE has not found good yet.
+#[derive(Debug)]
+struct Early {
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+    data: Vec<u8>,
+}
+
+/// First bytes of DTLS records (RFC 7983 §7).
+fn is_dtls(data: &[u8]) -> bool {
+    data.first().is_some_and(|byte| (20..64).contains(byte))
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Peer {
+    pub(crate) rtc: Rtc,
+    pub(crate) transceivers: Vec<Transceiver>,
+    pub(crate) channels: Vec<Channel>,
+    pub(crate) negotiation: Negotiation,
+    pub(crate) routes: Routes,
+    pub(crate) closed: bool,
+    candidates: Vec<Candidate>,
+    next_id: u32,
+    state: PeerState,
+    ice: IceConnectionState,
+    fail_at: Option<Instant>,
+    transmits: VecDeque<Transmit>,
+    early: VecDeque<Early>,
+    pub(crate) events: VecDeque<Event>,
+    timeout: Option<Instant>,
+    pub(crate) now: Instant,
+    stats: Stats,
+}
+
+impl Peer {
+    /// Makes a peer whose time starts at `now`.
+    pub fn new(now: Instant) -> Self {
+        let rtc = RtcConfig::new()
+            .set_rtp_mode(true)
+            .clear_codecs()
+            .enable_opus(true, false)
+            .enable_vp8(true)
+            .enable_vp9(true)
+            .enable_h264(true)
+            .enable_av1(true)
+            .set_stats_interval(Some(Duration::from_secs(1)))
+            .set_sctp_max_buffered_amount(SCTP_BUFFER)
+            .build(now);
+        let mut peer = Self {
+            rtc,
+            transceivers: Vec::new(),
+            channels: Vec::new(),
+            negotiation: Negotiation::default(),
+            routes: Routes::new(),
+            closed: false,
+            candidates: Vec::new(),
+            next_id: 0,
+            state: PeerState::New,
+            ice: IceConnectionState::New,
+            fail_at: None,
+            transmits: VecDeque::new(),
+            early: VecDeque::new(),
+            events: VecDeque::new(),
+            timeout: None,
+            now,
+            stats: Stats::default(),
+        };
+        peer.handle_timeout(now);
+        peer
+    }
+
+    // ------------------------------------------------------------------ I/O
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        if self.fail_at.is_some_and(|at| at <= now) {
+            self.fail_at = None;
+            if self.state != PeerState::Connected {
+                self.set_state(PeerState::Failed);
+            }
+        }
+        if let Err(error) = self.rtc.handle_input(Input::Timeout(now)) {
+            warn!(%error, "timeout");
+        }
+        self.drain();
+        self.retry_early(now);
+        self.flush_channels();
+    }
+
+    /// Takes a datagram (for TCP: one frame of RFC 4571). `destination` is the address of the
+    /// local candidate it came to. What is no packet of this connection is dropped.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+        data: &[u8],
+    ) {
+        self.now = self.now.max(now);
+        if self.receive(now, protocol, source, destination, data) {
+            self.retry_early(now);
+            self.flush_channels();
+        } else if is_dtls(data) && self.early.len() < EARLY {
+            let data = data.to_vec();
+            self.early.push_back(Early { protocol, source, destination, data });
+        }
+    }
+
+    /// Says whether the datagram was one of this connection.
+    fn receive(
+        &mut self,
+        now: Instant,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+        data: &[u8],
+    ) -> bool {
+        let Ok(receive) = Receive::new(protocol, source, destination, data) else {
+            return false;
+        };
+        let input = Input::Receive(now, receive);
+        if !self.rtc.accepts(&input) {
+            return false;
+        }
+        if let Err(error) = self.rtc.handle_input(input) {
+            debug!(%error, "datagram refused");
+        }
+        self.drain();
+        true
+    }
+
+    /// The remote may find the path, and begin DTLS on it, before we do. What came too early is
+    /// tried again then: DTLS itself would repeat it only after a second (RFC 6347 §4.2.4.1).
+    fn retry_early(&mut self, now: Instant) {
+        for _ in 0..self.early.len() {
+            let Some(early) = self.early.pop_front() else { return };
+            let Early { protocol, source, destination, data } = early;
+            if !self.receive(now, protocol, source, destination, &data) {
+                let data = Early { protocol, source, destination, data };
+                self.early.push_back(data);
+            }
+        }
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is to be called at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match (self.timeout, self.fail_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Says goodbye; drain [`Self::poll_transmit`] once more, then drop the peer.
+    pub fn close(&mut self) {
+        if self.closed {
+            return;
+        }
+        self.closed = true;
+        self.fail_at = None;
+        if let Err(error) = self.rtc.close() {
+            debug!(%error, "close");
+        }
+        self.drain();
+        for index in 0..self.channels.len() {
+            self.set_channel_state(index, ChannelState::Closed);
+        }
+        self.set_state(PeerState::Closed);
+    }
+
+    /// Says whether [`Self::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    // ------------------------------------------------------------ candidates
+
+    /// Adds the address of a socket of ours, and the same address for outgoing TCP. Call it before
+    /// the first offer or answer. Addresses that ICE has no use for are passed over.
+    pub fn add_local_address(&mut self, address: SocketAddr) {
+        let udp = Candidate::host(address, "udp");
+        let tcp = Candidate::builder()
+            .tcp()
+            .host(SocketAddr::new(address.ip(), ACTIVE_TCP_PORT))
+            .tcptype(TcpType::Active)
+            .build();
+        for candidate in [udp, tcp].into_iter().flatten() {
+            if let Some(added) = self.rtc.add_local_candidate(candidate).cloned() {
+                self.candidates.push(added);
+            }
+            self.drain();
+        }
+    }
+
+    /// The candidates that our descriptions carry.
+    pub fn local_candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// Adds a candidate of the remote, `candidate:…` as in RFC 8839 §5.1. An empty one says that
+    /// there are no more. One with a host name for an address (mDNS) is passed over.
+    pub fn add_remote_candidate(&mut self, text: &str) -> Result<(), PeerError> {
+        let Some(candidate) = parse_candidate(text)? else { return Ok(()) };
+        self.rtc.add_remote_candidate(candidate);
+        self.drain();
+        Ok(())
+    }
+
+    // ---------------------------------------------------------- transceivers
+
+    pub(crate) fn new_id(&mut self) -> u32 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// All transceivers, in the order they were made.
+    pub fn transceivers(&self) -> &[Transceiver] {
+        &self.transceivers
+    }
+
+    /// One transceiver.
+    pub fn transceiver(&self, id: TransceiverId) -> Option<&Transceiver> {
+        self.transceivers.iter().find(|t| t.id == id)
+    }
+
+    pub(crate) fn by_mid(&self, mid: Mid) -> Option<usize> {
+        self.transceivers.iter().position(|t| t.mid == Some(mid))
+    }
+
+    /// Sends one packet of audio. Dropped and counted while the section is not negotiated for
+    /// sending or the connection is not up; gives whether it went out.
+    pub fn send_audio(&mut self, now: Instant, id: TransceiverId, frame: &EncodedFrame) -> bool {
+        self.now = self.now.max(now);
+        let Some(index) = self.transceivers.iter().position(|t| t.id == id) else { return false };
+        let sent = self.write_audio(now, index, frame);
+        if sent {
+            if let Err(error) = self.rtc.handle_input(Input::Timeout(self.now)) {
+                warn!(%error, "send");
+            }
+            self.drain();
+        } else if let Some(transceiver) = self.transceivers.get_mut(index) {
+            transceiver.sent.dropped += 1;
+        }
+        sent
+    }
+
+    fn write_audio(&mut self, now: Instant, index: usize, frame: &EncodedFrame) -> bool {
+        if !self.rtc.is_connected() {
+            return false;
+        }
+        let Some(mid) = self.transceivers.get(index).and_then(|t| t.mid) else { return false };
+        let Some(payload_type) = self.opus_payload_type(index, mid) else { return false };
+        let Some(transceiver) = self.transceivers.get_mut(index) else { return false };
+        let mut direct = self.rtc.direct_api();
+        let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
+        let extensions = ExtensionValues {
+            audio_level: Some(frame.level),
+            voice_activity: Some(frame.level > -60),
+            ..ExtensionValues::default()
+        };
+        let write = RtpWrite::new(
+            payload_type,
+            transceiver.sequence.into(),
+            frame.timestamp,
+            now,
+            frame.payload.clone(),
+        )
+        .marker(frame.marker)
+        .ext_vals(extensions);
+        transceiver.sequence += 1;
+        transceiver.sent.packets += 1;
+        transceiver.sent.bytes += frame.payload.len() as u64;
+        transceiver.sent.ssrc = *stream.ssrc();
+        stream.write_rtp(write);
+        true
+    }
+
+    fn opus_payload_type(&mut self, index: usize, mid: Mid) -> Option<str0m::media::Pt> {
+        let media = self.rtc.media(mid)?;
+        if !media.direction().is_sending() {
+            return None;
+        }
+        if let Some(known) = self.transceivers.get(index)?.payload_type {
+            return Some(known);
+        }
+        let remote = media.remote_pts();
+        let opus = self
+            .rtc
+            .codec_config()
+            .iter()
+            .find(|params| params.spec().codec == Codec::Opus && remote.contains(&params.pt()))
+            .map(str0m::format::PayloadParams::pt)?;
+        self.transceivers.get_mut(index)?.payload_type = Some(opus);
+        Some(opus)
+    }
+
+    // ----------------------------------------------------------------- state
+
+    /// State of the whole connection.
+    pub fn state(&self) -> PeerState {
+        self.state
+    }
+
+    /// State of ICE.
+    pub fn ice_state(&self) -> IceConnectionState {
+        self.ice
+    }
+
+    /// Figures, at most a second old.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Figures of what a transceiver receives.
+    pub fn ingress(&self, id: TransceiverId) -> Ingress {
+        let mid = self.transceiver(id).and_then(|t| t.mid);
+        mid.map(|mid| self.stats.ingress(mid)).unwrap_or_default()
+    }
+
+    /// Figures of what a transceiver sends.
+    pub fn egress(&self, id: TransceiverId) -> Egress {
+        let mid = self.transceiver(id).and_then(|t| t.mid);
+        mid.map(|mid| self.stats.egress(mid)).unwrap_or_default()
+    }
+
+    fn set_state(&mut self, state: PeerState) {
+        if self.state == state || self.state == PeerState::Closed {
+            return;
+        }
+        self.state = state;
+        self.events.push_back(Event::State(state));
+    }
+
+    fn on_ice(&mut self, ice: IceConnectionState) {
+        self.ice = ice;
+        match ice {
+            IceConnectionState::New => {}
+            IceConnectionState::Checking => {
+                if self.fail_at.is_none() {
+                    self.fail_at = Some(self.now + CONNECT_WITHIN);
+                }
+                self.set_state(PeerState::Connecting);
+            }
+            IceConnectionState::Connected | IceConnectionState::Completed => self.on_path(),
+            IceConnectionState::Disconnected => {
+                self.fail_at = Some(self.now + FAILED_AFTER);
+                self.set_state(PeerState::Disconnected);
+            }
+        }
+    }
+
+    fn on_path(&mut self) {
+        if self.rtc.is_connected() {
+            self.fail_at = None;
+            self.set_state(PeerState::Connected);
+        } else {
+            self.set_state(PeerState::Connecting);
+        }
+    }
+
+    // ---------------------------------------------------------------- output
+
+    /// Takes all output of str0m: it must be empty before the next change.
+    pub(crate) fn drain(&mut self) {
+        loop {
+            match self.rtc.poll_output() {
+                Ok(Output::Timeout(at)) => {
+                    self.timeout = Some(at);
+                    break;
+                }
+                Ok(Output::Transmit(transmit)) => self.transmits.push_back(transmit),
+                Ok(Output::Event(event)) => self.on_event(event),
+                Err(error) => {
+                    warn!(%error, "connection broke");
+                    if !self.rtc.is_alive() {
+                        self.timeout = None;
+                        self.set_state(PeerState::Failed);
+                    }
+                    break;
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: RtcEvent) {
+        match event {
+            RtcEvent::IceConnectionStateChange(state) => self.on_ice(state),
+            RtcEvent::Connected => {
+                self.early.clear();
+                self.on_path();
+            }
+            RtcEvent::RtpPacket(packet) => self.on_rtp(&packet),
+            RtcEvent::ChannelOpen(id, label) => self.on_channel_open(id, label),
+            RtcEvent::ChannelData(data) => {
+                let channel = self.channels.iter_mut().find(|c| c.id == Some(data.id));
+                let Some(channel) = channel else { return };
+                channel.counters.messages_received += 1;
+                channel.counters.bytes_received += data.data.len() as u64;
+                let channel = channel.key;
+                self.events.push_back(Event::Message {
+                    channel,
+                    binary: data.binary,
+                    data: data.data,
+                });
+            }
+            RtcEvent::ChannelClose(id) => {
+                let index = self.channels.iter().position(|c| c.id == Some(id));
+                if let Some(index) = index {
+                    self.set_channel_state(index, ChannelState::Closed);
+                    if let Some(channel) = self.channels.get_mut(index) {
+                        channel.id = None;
+                    }
+                }
+            }
+            RtcEvent::Closed if !self.closed => self.set_state(PeerState::Failed),
+            RtcEvent::PeerStats(stats) => self.stats.on_peer(&stats),
+            RtcEvent::MediaIngressStats(stats) => self.stats.on_ingress(&stats),
+            RtcEvent::MediaEgressStats(stats) => self.stats.on_egress(&stats),
+            _ => {}
+        }
+    }
+
+    fn on_rtp(&mut self, packet: &RtpPacket) {
+        let ssrc = packet.header.ssrc;
+        let index = if let Some(index) = self.routes.get(&ssrc) {
+            *index
+        } else {
+            let mid = self.rtc.direct_api().stream_rx(&ssrc).map(|stream| stream.mid());
+            let Some(index) = mid.and_then(|mid| self.by_mid(mid)) else { return };
+            self.routes.insert(ssrc, index);
+            index
+        };
+        let Some(transceiver) = self.transceivers.get_mut(index) else { return };
+        if transceiver.media != MediaType::Audio {
+            return;
+        }
+        transceiver.received.packets += 1;
+        transceiver.received.bytes += packet.payload.len() as u64;
+        transceiver.received.ssrc = *ssrc;
+        let Some(duration) = packet_duration(&packet.payload) else {
+            transceiver.received.discarded += 1;
+            return;
+        };
+        let audio = Packet {
+            sequence: *packet.seq_no,
+            timestamp: packet.time.numer(),
+            duration,
+            arrival: packet.timestamp,
+            payload: Arc::clone(&packet.payload),
+        };
+        self.events.push_back(Event::Audio(transceiver.id, audio));
+    }
+}
+
+/// Reads a candidate line. `None` for the end of candidates and for what cannot be used here: a
+/// host name in place of an address, or a kind of address ICE excludes.
+pub fn parse_candidate(text: &str) -> Result<Option<Candidate>, PeerError> {
+    let text = text.trim();
+    let text = text.strip_prefix("a=").unwrap_or(text);
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let address = fields.get(4).ok_or_else(|| PeerError::Sdp("candidate too short".into()))?;
+    if address.parse::<IpAddr>().is_err() {
+        let name = address.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+        return if name && fields.len() >= 8 {
+            Ok(None)
+        } else {
+            Err(PeerError::Sdp("candidate without an address".into()))
+        };
+    }
+    Candidate::from_sdp_string(text).map(Some).map_err(|error| PeerError::Sdp(error.to_string()))
+}
+
+#[cfg(test)]
+#[path = "peer_tests.rs"]
+mod tests;

@@ -1,0 +1,136 @@
+//! `antiphon start`: register with the LiveKit server and take jobs.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use async_trait::async_trait;
+use secrecy::ExposeSecret;
+use tracing::{error, info};
+
+use crate::{
+    cli::{
+        Exit, fail,
+        runtime::{AgentRuntime, NewSession},
+    },
+    config::{Config, Setup, env::LiveKitAccess},
+    room::join::{self, RoomJob},
+    transcript::reporter::{Reporter, ReporterConfig},
+    worker::{
+        Worker, WorkerConfig, WorkerError,
+        dispatch::Assignment,
+        drain::{self, Signals},
+        job::{JobContext, JobError, JobRunner},
+    },
+};
+
+/// How long finals may take to reach the control endpoint when the worker ends; what is left stays
+/// on disk for the next start.
+const FLUSH: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// What the outbox may hold before it refuses, in bytes: some million segments.
+const OUTBOX_CAP: u64 = 512 * 1024 * 1024;
+
+/// Runs jobs as sessions of one agent.
+#[derive(Debug)]
+pub struct AgentJobs(pub AgentRuntime);
+
+#[async_trait]
+impl JobRunner for AgentJobs {
+    async fn run(&self, job: Assignment, context: JobContext) -> Result<(), JobError> {
+        let identity = format!("agent-{}", job.job_id);
+        let NewSession { config, providers, reporter } =
+            self.0.session(&job.room, &job.room_sid, &job.room_metadata, &identity);
+        let job = RoomJob {
+            url: job.url,
+            token: job.token.expose_secret().to_owned(),
+            config,
+            providers,
+            reporter,
+            participant: job.participant.map(|participant| participant.identity),
+        };
+        match join::run(job, context.drain, context.shutdown).await {
+            Ok(reason) => {
+                info!(reason = reason.as_str(), "session ended");
+                Ok(())
+            }
+            Err(failure) => {
+                error!(error = %failure, code = failure.code(), "session failed");
+                Err(JobError::new(failure.code(), failure.to_string()))
+            }
+        }
+    }
+}
+
+pub async fn run(setup: Setup) -> Exit {
+    let reporter = match reporter(&setup.config).await {
+        Ok(reporter) => reporter,
+        Err(exit) => return exit,
+    };
+    serve(setup, reporter).await
+}
+
+/// The process's reporter, with what an earlier process left on disk.
+pub async fn reporter(config: &Config) -> Result<Reporter, Exit> {
+    Reporter::start(ReporterConfig {
+        state_dir: config.state_dir.clone(),
+        control_url: config.control_url.clone(),
+        token: config.control_token.clone(),
+        outbox_cap: OUTBOX_CAP,
+    })
+    .await
+    .map_err(|error| {
+        fail(&format!(
+            "the outbox in {} cannot be used: {error}; set ANTIPHON_STATE_DIR to a folder that \
+             can be written",
+            config.state_dir.display()
+        ));
+        Exit::Usage
+    })
+}
+
+/// Serves jobs until drained.
+pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
+    let Setup { config, livekit, agent, providers, .. } = setup;
+    let (Some(livekit), Some(agent), Some(providers)) = (livekit, agent, providers) else {
+        return Exit::Usage;
+    };
+    let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
+        Ok(runtime) => runtime,
+        Err(problem) => {
+            fail(&problem);
+            return Exit::Usage;
+        }
+    };
+    let Some(signals) = signals() else { return Exit::Usage };
+    let worker = Worker::new(worker_config(&config, livekit), Arc::new(AgentJobs(runtime)));
+    let outcome = worker.run(signals).await;
+    reporter.flush(FLUSH).await;
+    match outcome {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            fail(&error);
+            match error {
+                WorkerError::Killed => Exit::Interrupted,
+                WorkerError::Bind(_) | WorkerError::Endpoint(_) => Exit::Usage,
+                _ => Exit::Server,
+            }
+        }
+    }
+}
+
+fn worker_config(config: &Config, livekit: LiveKitAccess) -> WorkerConfig {
+    let url = livekit.ws_url();
+    let mut worker = WorkerConfig::new(url, livekit.api_key, livekit.api_secret);
+    worker.agent_name.clone_from(&config.agent_name);
+    worker.max_jobs = config.max_jobs;
+    worker.fixed_load = config.load;
+    worker.drain_timeout = config.drain_timeout;
+    worker.http = Some(SocketAddr::new(config.bind, config.http_port));
+    worker
+}
+
+/// The process's signals: the first drains, the second ends at once.
+pub fn signals() -> Option<Signals> {
+    drain::on_process_signals()
+        .map_err(|error| fail(&format!("signals cannot be handled: {error}")))
+        .ok()
+}

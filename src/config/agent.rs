@@ -1,0 +1,245 @@
+//! agents/NAME.toml: who the agent is, how it listens, thinks, speaks and takes turns.
+
+use std::time::Duration;
+
+use url::Url;
+
+use crate::{
+    config::{
+        agent_file,
+        env::AgentOverrides,
+        error::ConfigErrors,
+        prompt::{Prompt, RenderError, RoomContext},
+        source::SourceFile,
+    },
+    session::settings::Settings,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    #[default]
+    Converse,
+    /// Subscribes only, never generates, never publishes.
+    Transcribe,
+}
+
+/// `[llm]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct LlmSettings {
+    pub provider: String,
+    pub model: String,
+    /// None: the model's own; some take no other.
+    pub temperature: Option<f32>,
+    pub max_tokens: u32,
+    /// Of an OpenAI-compatible server, with its version; OPENAI_BASE_URL overrides it.
+    pub base_url: Option<Url>,
+    /// The first token must come within this time.
+    pub first_token_timeout: Duration,
+}
+
+/// `[voice]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct VoiceSettings {
+    pub provider: String,
+    pub voice_id: String,
+    pub model: String,
+    /// Such as `en`; None: the provider tells by the text.
+    pub language: Option<String>,
+    /// 0..=1
+    pub stability: f32,
+    /// 0..=1
+    pub similarity_boost: f32,
+    /// Of the PCM asked for, in Hz; one that Opus takes.
+    pub sample_rate: u32,
+    /// The provider begins on every piece of text at once.
+    pub auto_mode: bool,
+    /// ElevenLabs: one socket for many speeches (`multi`), or one a speech (`single`).
+    pub streaming: Streaming,
+    /// The first audio must come within this time.
+    pub first_audio_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Streaming {
+    #[default]
+    Multi,
+    Single,
+}
+
+/// `[stt]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct SttSettings {
+    pub provider: String,
+    pub model: String,
+    /// Such as `en-US` or `multi`; None: the provider's default.
+    pub language: Option<String>,
+    /// Silence after which the provider closes an utterance, in ms; 0: never.
+    pub endpointing_ms: u32,
+    /// Gap between words after which the provider closes an utterance, in ms; 0: never.
+    pub utterance_end_ms: u32,
+    /// Numbers, dates and the like written as people write them.
+    pub smart_format: bool,
+    pub punctuate: bool,
+    /// Words to expect, at most 100.
+    pub keyterms: Vec<String>,
+    /// Keep the audio out of the provider's training, where it offers that.
+    pub opt_out_of_training: bool,
+}
+
+/// `[vad]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct VadSettings {
+    pub kind: VadKind,
+    /// How readily WebRTC's detector takes a frame for silence.
+    pub webrtc_mode: WebRtcMode,
+    /// Probability from which a frame is speech, 0..=1; earshot's alone.
+    pub threshold: f32,
+    /// Once in speech: the probability below which a frame is silence; at most `threshold`.
+    pub exit_threshold: f32,
+    /// Speech that begins an utterance, in ms.
+    pub min_speech_ms: u32,
+    /// Silence that ends an utterance, in ms.
+    pub min_silence_ms: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VadKind {
+    #[default]
+    Earshot,
+    WebRtc,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WebRtcMode {
+    Quality,
+    LowBitrate,
+    Aggressive,
+    #[default]
+    VeryAggressive,
+}
+
+/// Spoken on join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    pub text: String,
+    /// May the user cut it short.
+    pub interruptible: bool,
+}
+
+/// An agent file, typed and checked.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// The file's name without `.toml`.
+    pub name: String,
+    /// The path, or `built-in …`.
+    pub label: String,
+    /// For people that choose between agents.
+    pub description: Option<String>,
+    pub mode: Mode,
+    pub llm: LlmSettings,
+    pub voice: VoiceSettings,
+    pub stt: SttSettings,
+    pub vad: VadSettings,
+    pub prompt: Prompt,
+    pub greeting: Option<Greeting>,
+    pub farewell: Option<String>,
+    pub apology: String,
+    pub interruptible: bool,
+    pub silence_threshold: Duration,
+    pub max_endpointing: Duration,
+    pub min_interruption: Duration,
+    pub min_interruption_words: usize,
+    pub false_interruption: Duration,
+    pub transcript_timeout: Duration,
+    pub max_speak: Duration,
+    /// Zero: never.
+    pub user_away: Duration,
+    /// Leave the room when the linked participant has left.
+    pub close_on_participant_left: bool,
+}
+
+impl Agent {
+    /// Names are also file names: letters, digits, `-` and `_`, at most 64.
+    pub fn is_name(name: &str) -> bool {
+        (1..=64).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    }
+
+    /// Reads an agent file. `find_prompt` is given the prompt's path as written there.
+    ///
+    /// # Errors
+    /// Every fault of the file and of its prompt at once.
+    pub fn parse(
+        name: &str,
+        file: &SourceFile,
+        find_prompt: impl FnOnce(&str) -> Result<SourceFile, String>,
+    ) -> Result<Self, ConfigErrors> {
+        agent_file::parse(name, file, find_prompt)
+    }
+
+    pub fn transcribe_only(&self) -> bool {
+        self.mode == Mode::Transcribe
+    }
+
+    /// Takes over what the environment says.
+    #[must_use]
+    pub fn with_overrides(mut self, overrides: &AgentOverrides) -> Self {
+        if let Some(text) = &overrides.greeting {
+            let interruptible =
+                self.greeting.as_ref().is_none_or(|greeting| greeting.interruptible);
+            self.greeting = Some(Greeting { text: text.clone(), interruptible });
+        }
+        if let Some(threshold) = overrides.silence_threshold {
+            self.silence_threshold = threshold;
+            self.max_endpointing = self.max_endpointing.max(threshold);
+        }
+        if let Some(minimum) = overrides.min_interruption {
+            self.min_interruption = minimum;
+        }
+        if self.voice.provider == "elevenlabs" {
+            if let Some(voice_id) = &overrides.elevenlabs_voice_id {
+                self.voice.voice_id.clone_from(voice_id);
+            }
+            if let Some(model) = &overrides.elevenlabs_model {
+                self.voice.model.clone_from(model);
+            }
+        }
+        self
+    }
+
+    /// What the session machine needs. `system_prompt` is rendered by [`Prompt::render`].
+    pub fn settings(&self, system_prompt: String) -> Settings {
+        Settings {
+            system_prompt,
+            greeting: self.greeting.as_ref().map(|greeting| greeting.text.clone()),
+            farewell: self.farewell.clone(),
+            greeting_interruptible: self.greeting.as_ref().is_none_or(|it| it.interruptible),
+            interruptible: self.interruptible,
+            silence_threshold: self.silence_threshold,
+            max_endpointing: self.max_endpointing,
+            max_speak: self.max_speak,
+            min_interruption: self.min_interruption,
+            min_interruption_words: self.min_interruption_words,
+            false_interruption: self.false_interruption,
+            transcript_timeout: self.transcript_timeout,
+            llm_first_token: self.llm.first_token_timeout,
+            tts_first_audio: self.voice.first_audio_timeout,
+            user_away: self.user_away,
+            close_on_participant_left: self.close_on_participant_left,
+            apology: self.apology.clone(),
+            transcribe_only: self.transcribe_only(),
+        }
+    }
+
+    /// The settings for a room, with its metadata in the system prompt. A template that this
+    /// metadata breaks is rendered without it, and the error is given beside.
+    pub fn settings_for(&self, context: &RoomContext) -> (Settings, Option<RenderError>) {
+        match self.prompt.render(context) {
+            Ok(text) => (self.settings(text), None),
+            Err(error) => {
+                let bare = self.prompt.render(&RoomContext::default()).unwrap_or_default();
+                (self.settings(bare), Some(error))
+            }
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! How an agent file is read: every key, its type, its bounds, its default.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::{
+    config::{
+        agent::{
+            Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, VadKind, VadSettings,
+            VoiceSettings, WebRtcMode,
+        },
+        error::{ConfigErrors, did_you_mean},
+        names,
+        prompt::Prompt,
+        reader::{self, Document, Reader},
+        resolver::check_url,
+        source::SourceFile,
+    },
+    session::settings::Settings,
+};
+
+/// Providers that are there, and those that are known but not there yet.
+struct Catalogue {
+    built: &'static [&'static str],
+    coming: &'static [&'static str],
+}
+
+const LLM: Catalogue = Catalogue { built: &["openai"], coming: &["anthropic", "google"] };
+const VOICE: Catalogue = Catalogue { built: &["elevenlabs"], coming: &["openai"] };
+const STT: Catalogue =
+    Catalogue { built: &["deepgram"], coming: &["assemblyai", "google", "openai"] };
+
+/// Whether a dotted key is an agent file's.
+pub(crate) fn is_agent_key(key: &str) -> bool {
+    let top = key.split('.').next().unwrap_or(key);
+    ["mode", "prompt", "llm", "voice", "stt", "vad", "greeting", "farewell", "apology"]
+        .contains(&top)
+        || ["interruptible", "description", "close_on_participant_left"].contains(&top)
+        || (top.ends_with("_ms") || top == "min_interruption_words")
+}
+
+pub(super) fn parse(
+    name: &str,
+    file: &SourceFile,
+    find_prompt: impl FnOnce(&str) -> Result<SourceFile, String>,
+) -> Result<Agent, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    let (table, faults) = reader::parse(file);
+    // After broken syntax the recovered rest may say anything about keys.
+    if !faults.is_empty() {
+        errors.extend(faults);
+        return Err(errors);
+    }
+    let document = Document::new(file);
+    let root = document.root(table.get_ref());
+    let agent = read(name, &document, &root, find_prompt);
+    finish(&root);
+    drop(root);
+    errors.extend(document.into_faults());
+    match agent {
+        Some(agent) if errors.is_empty() => Ok(agent),
+        _ => Err(errors),
+    }
+}
+
+/// What nobody asked for is a fault, which says so when the key is the process's.
+fn finish(table: &Reader<'_>) {
+    table.finish(|key| {
+        names::is_process_key(key).then(|| {
+            format!("`{key}` is the process's: it belongs in antiphon.toml or the environment")
+        })
+    });
+}
+
+fn read(
+    name: &str,
+    document: &Document<'_>,
+    root: &Reader<'_>,
+    find_prompt: impl FnOnce(&str) -> Result<SourceFile, String>,
+) -> Option<Agent> {
+    let defaults = Settings::default();
+    let description = root.text("description");
+    let mode = root
+        .choice("mode", &[("converse", Mode::Converse), ("transcribe", Mode::Transcribe)])
+        .unwrap_or_default();
+    let converses = mode == Mode::Converse;
+    let llm = read_llm(&root.table("llm"), converses, &defaults);
+    let voice = read_voice(&root.table("voice"), &defaults);
+    let stt = read_stt(&root.table("stt"));
+    let vad = read_vad(&root.table("vad"));
+    let prompt = read_prompt(name, root, find_prompt);
+    let greeting = read_greeting(root);
+    let silence_threshold =
+        ms(root, "silence_threshold_ms", 0..=10_000, defaults.silence_threshold);
+    let max_endpointing = read_max_endpointing(root, silence_threshold, &defaults);
+    Some(Agent {
+        name: name.to_owned(),
+        label: document.file.label().to_owned(),
+        description,
+        mode,
+        llm,
+        voice,
+        stt,
+        vad,
+        greeting,
+        farewell: root.text("farewell"),
+        apology: root.string("apology").map_or(defaults.apology, |found| found.value),
+        interruptible: root.boolean("interruptible").unwrap_or(defaults.interruptible),
+        silence_threshold,
+        max_endpointing,
+        min_interruption: ms(root, "min_interruption_ms", 0..=10_000, defaults.min_interruption),
+        min_interruption_words: root
+            .integer("min_interruption_words", 0..=100)
+            .map_or(defaults.min_interruption_words, |words| words as usize),
+        false_interruption: ms(
+            root,
+            "false_interruption_ms",
+            100..=60_000,
+            defaults.false_interruption,
+        ),
+        transcript_timeout: ms(
+            root,
+            "transcript_timeout_ms",
+            100..=60_000,
+            defaults.transcript_timeout,
+        ),
+        max_speak: ms(root, "max_speak_ms", 1_000..=600_000, defaults.max_speak),
+        user_away: ms(root, "user_away_ms", 0..=3_600_000, defaults.user_away),
+        close_on_participant_left: root.boolean("close_on_participant_left").unwrap_or(true),
+        prompt: prompt?,
+    })
+}
+
+fn read_llm(table: &Reader<'_>, used: bool, defaults: &Settings) -> LlmSettings {
+    let provider = provider(table, &LLM, "anthropic", used);
+    let base_url = table.string("base_url").and_then(|found| {
+        let checked = check_url(&found.value, &["http", "https"]);
+        checked.map_err(|problem| table.push(table.fault("base_url", found.span, problem))).ok()
+    });
+    let settings = LlmSettings {
+        provider,
+        model: table.text("model").unwrap_or_else(|| "claude-sonnet-4-20250514".into()),
+        temperature: read_temperature(table),
+        max_tokens: table.integer("max_tokens", 1..=100_000).unwrap_or(1024) as u32,
+        base_url,
+        first_token_timeout: ms(
+            table,
+            "first_token_timeout_ms",
+            100..=60_000,
+            defaults.llm_first_token,
+        ),
+    };
+    finish(table);
+    settings
+}
+
+/// A number, or `"model"` for the model's own.
+fn read_temperature(table: &Reader<'_>) -> Option<f32> {
+    if table.is_string("temperature") {
+        return table.choice("temperature", &[("model", None)]).flatten();
+    }
+    Some(table.float("temperature", 0.0..=2.0).unwrap_or(0.7))
+}
+
+fn read_voice(table: &Reader<'_>, defaults: &Settings) -> VoiceSettings {
+    let settings = VoiceSettings {
+        provider: provider(table, &VOICE, "elevenlabs", true),
+        voice_id: table.text("voice_id").unwrap_or_else(|| "EXAVITQu4vr4xnSDxMaL".into()),
+        model: table.text("model").unwrap_or_else(|| "eleven_turbo_v2_5".into()),
+        language: table.text("language"),
+        stability: table.float("stability", 0.0..=1.0).unwrap_or(0.5),
+        similarity_boost: table.float("similarity_boost", 0.0..=1.0).unwrap_or(0.75),
+        sample_rate: read_sample_rate(table),
+        auto_mode: table.boolean("auto_mode").unwrap_or(true),
+        streaming: table
+            .choice("streaming", &[("multi", Streaming::Multi), ("single", Streaming::Single)])
+            .unwrap_or_default(),
+        first_audio_timeout: ms(
+            table,
+            "first_audio_timeout_ms",
+            100..=60_000,
+            defaults.tts_first_audio,
+        ),
+    };
+    finish(table);
+    settings
+}
+
+fn read_sample_rate(table: &Reader<'_>) -> u32 {
+    let rates: [(&'static str, u32); 4] =
+        [("pcm_8000", 8_000), ("pcm_16000", 16_000), ("pcm_24000", 24_000), ("pcm_48000", 48_000)];
+    table.choice("output_format", &rates).unwrap_or(24_000)
+}
+
+fn read_stt(table: &Reader<'_>) -> SttSettings {
+    let provider = provider(table, &STT, "deepgram", true);
+    let model = table.string("model").map_or_else(
+        || "nova-3".to_owned(),
+        |found| {
+            if found.value.trim().is_empty() {
+                table.push(table.fault("model", found.span, "is empty"));
+            } else if found.value.starts_with("flux") {
+                let problem = format!("the model {:?} is not built yet", found.value);
+                let fault = table.fault("model", found.span, problem);
+                table.push(fault.help("built: nova-3 and the others of Deepgram's v1"));
+            }
+            found.value
+        },
+    );
+    let settings = SttSettings {
+        provider,
+        model,
+        language: table.text("language"),
+        endpointing_ms: table.integer("endpointing_ms", 0..=5_000).unwrap_or(150) as u32,
+        utterance_end_ms: table.integer("utterance_end_ms", 0..=5_000).unwrap_or(1_000) as u32,
+        smart_format: table.boolean("smart_format").unwrap_or(false),
+        punctuate: table.boolean("punctuate").unwrap_or(true),
+        keyterms: table.strings("keyterms", 100).unwrap_or_default(),
+        opt_out_of_training: table.boolean("opt_out_of_training").unwrap_or(true),
+    };
+    finish(table);
+    settings
+}
+
+fn read_vad(table: &Reader<'_>) -> VadSettings {
+    let threshold = table.float("threshold", 0.05..=1.0).unwrap_or(0.7);
+    let modes = [
+        ("quality", WebRtcMode::Quality),
+        ("low_bitrate", WebRtcMode::LowBitrate),
+        ("aggressive", WebRtcMode::Aggressive),
+        ("very_aggressive", WebRtcMode::VeryAggressive),
+    ];
+    let settings = VadSettings {
+        kind: table
+            .choice("kind", &[("earshot", VadKind::Earshot), ("webrtc", VadKind::WebRtc)])
+            .unwrap_or_default(),
+        webrtc_mode: table.choice("webrtc_mode", &modes).unwrap_or_default(),
+        threshold,
+        exit_threshold: table
+            .float("exit_threshold", 0.01..=threshold)
+            .unwrap_or(((threshold * 100.0).round() - 10.0).max(1.0) / 100.0),
+        min_speech_ms: table.integer("min_speech_ms", 0..=5_000).unwrap_or(100) as u32,
+        min_silence_ms: table.integer("min_silence_ms", 0..=5_000).unwrap_or(180) as u32,
+    };
+    finish(table);
+    settings
+}
+
+/// `greeting = "…"`, or a table with `text` and `interruptible`.
+fn read_greeting(root: &Reader<'_>) -> Option<Greeting> {
+    if !root.is_table("greeting") {
+        return root.text("greeting").map(|text| Greeting { text, interruptible: true });
+    }
+    let table = root.table("greeting");
+    let text = table.text("text");
+    let interruptible = table.boolean("interruptible").unwrap_or(true);
+    finish(&table);
+    Some(Greeting { text: text?, interruptible })
+}
+
+fn read_prompt(
+    name: &str,
+    root: &Reader<'_>,
+    find_prompt: impl FnOnce(&str) -> Result<SourceFile, String>,
+) -> Option<Prompt> {
+    let written = root.string("prompt");
+    let (path, span) = match written {
+        Some(found) => (found.value, found.span),
+        None => (format!("prompts/{name}.md"), 0..0),
+    };
+    match find_prompt(&path) {
+        Ok(file) => Prompt::new(file).map_err(|fault| root.push(*fault)).ok(),
+        Err(problem) => {
+            root.push(root.fault("prompt", span, format!("{path} {problem}")));
+            None
+        }
+    }
+}
+
+/// The default gives way to a longer silence threshold; a value written in the file does not.
+fn read_max_endpointing(
+    root: &Reader<'_>,
+    silence_threshold: Duration,
+    defaults: &Settings,
+) -> Duration {
+    let least = silence_threshold.as_millis() as u64;
+    let default = defaults.max_endpointing.max(silence_threshold);
+    ms(root, "max_endpointing_ms", least..=60_000, default)
+}
+
+fn ms(
+    table: &Reader<'_>,
+    key: &'static str,
+    range: RangeInclusive<u64>,
+    default: Duration,
+) -> Duration {
+    table.integer(key, range).map_or(default, Duration::from_millis)
+}
+
+/// The provider's name; one that is not built, or unknown, is a fault where the agent uses it.
+fn provider(table: &Reader<'_>, list: &Catalogue, default: &str, used: bool) -> String {
+    let found = table.string("provider");
+    let name = found.as_ref().map_or(default, |found| found.value.as_str()).to_owned();
+    if list.built.contains(&name.as_str()) || (found.is_none() && !used) {
+        return name;
+    }
+    let built = list.built.join(", ");
+    let span = found.as_ref().map_or(0..0, |found| found.span.clone());
+    let fault = if list.coming.contains(&name.as_str()) {
+        let default = if found.is_none() { " (the default)" } else { "" };
+        let problem = format!("the provider {name:?}{default} is not built yet");
+        table.fault("provider", span, problem).help(format!("built: {built}"))
+    } else {
+        let known = list.built.iter().chain(list.coming).copied();
+        let help = match did_you_mean(&name, known) {
+            Some(near) => format!("did you mean {near:?}? built: {built}"),
+            None => format!("built: {built}"),
+        };
+        table.fault("provider", span, format!("the provider {name:?} is unknown")).help(help)
+    };
+    table.push(fault);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::env::AgentOverrides;
+
+    const BASE: &str = "[llm]\nprovider = \"openai\"\nmodel = \"m\"\n";
+
+    fn parse(text: &str) -> Result<Agent, ConfigErrors> {
+        let file = SourceFile::new("agents/a.toml", text);
+        super::parse("a", &file, |path| Ok(SourceFile::new(path, "Prompt.")))
+    }
+
+    #[test]
+    fn what_is_not_written_has_its_default() {
+        let agent = parse(BASE).unwrap();
+        let expected = Settings { system_prompt: "S".into(), ..Settings::default() };
+        assert_eq!(agent.settings("S".into()), expected);
+        assert_eq!(agent.prompt.label(), "prompts/a.md");
+        assert_eq!((agent.llm.temperature, agent.llm.max_tokens), (Some(0.7), 1024));
+        assert_eq!(agent.voice.voice_id, "EXAVITQu4vr4xnSDxMaL");
+        assert_eq!((agent.stt.provider.as_str(), agent.stt.model.as_str()), ("deepgram", "nova-3"));
+        assert_eq!(agent.vad.kind, VadKind::Earshot);
+        assert!(agent.close_on_participant_left);
+    }
+
+    #[test]
+    fn what_is_written_reaches_the_session() {
+        let text = "silence_threshold_ms = 250\nfarewell = \"Bye\"\napology = \"\"\n\
+                    interruptible = false\n[greeting]\ntext = \"Hi\"\ninterruptible = false\n";
+        let settings = parse(&format!("{text}{BASE}")).unwrap().settings(String::new());
+        assert_eq!(settings.silence_threshold, Duration::from_millis(250));
+        assert_eq!(settings.greeting.as_deref(), Some("Hi"));
+        assert_eq!(settings.farewell.as_deref(), Some("Bye"));
+        assert!(!settings.greeting_interruptible && !settings.interruptible);
+        assert_eq!(settings.apology, "");
+    }
+
+    #[test]
+    fn the_documentation_lists_every_setting_with_its_default() {
+        let page = include_str!("../../docs/agents.md");
+        let example = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+        let documented = parse(example.unwrap()).unwrap();
+        let mut written = parse(&BASE.replace("\"m\"", "\"gpt-4o-mini\"")).unwrap();
+        written.prompt = documented.prompt.clone();
+        assert_eq!(format!("{documented:?}"), format!("{written:?}"));
+        // What has no default is there as a comment, and right when uncommented.
+        let whole: String = example
+            .unwrap()
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|it| is_setting(it)).unwrap_or(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let whole = parse(&whole).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+        assert!(whole.description.is_some() && whole.greeting.is_some());
+        assert!(whole.farewell.is_some() && whole.llm.base_url.is_some());
+        assert!(whole.stt.language.is_some() && whole.voice.language.is_some());
+    }
+
+    fn is_setting(line: &str) -> bool {
+        line == "[greeting]" || line.split_once(" = ").is_some_and(|(key, _)| is_key(key))
+    }
+
+    fn is_key(text: &str) -> bool {
+        text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    }
+
+    #[test]
+    fn all_faults_of_a_file_are_listed_at_once() {
+        let text = "moode = \"converse\"\nmax_speak_ms = \"long\"\nuser_away_ms = -1\n\
+                    [llm]\nprovider = \"openai\"\ntemperature = 3\nbase_url = \"h\"\n\
+                    [vad]\nkind = \"eershot\"\n";
+        let errors = parse(text).unwrap_err();
+        let mut keys = errors.keys();
+        keys.sort_unstable();
+        assert_eq!(
+            keys,
+            [
+                "llm.base_url",
+                "llm.temperature",
+                "max_speak_ms",
+                "moode",
+                "user_away_ms",
+                "vad.kind"
+            ]
+        );
+        let text = errors.render(false);
+        for part in [
+            "did you mean `mode`?",
+            "did you mean \"earshot\"?",
+            "must be a whole number, is a string",
+            "-1 is not between 0 and 3600000",
+            "agents/a.toml:2:16",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_in_a_table_is_a_fault_with_a_hint() {
+        let errors = parse(&format!("{BASE}max_token = 5\n")).unwrap_err();
+        assert_eq!(errors.keys(), ["llm.max_token"]);
+        assert!(errors.render(false).contains("did you mean `max_tokens`?"));
+    }
+
+    #[test]
+    fn broken_toml_shows_the_line() {
+        let errors = parse("mode = \"converse\"\nfarewell = \"Bye\n").unwrap_err();
+        let text = errors.render(false);
+        assert!(text.contains("agents/a.toml:2"), "{text}");
+        assert!(text.contains("farewell = \"Bye"), "{text}");
+    }
+
+    #[test]
+    fn the_processs_settings_say_where_they_belong() {
+        let text = format!("http_port = 1\n[livekit]\napi_secret = \"sesame\"\n{BASE}");
+        let errors = parse(&text).unwrap_err();
+        assert_eq!(errors.keys(), ["http_port", "livekit"]);
+        let shown = errors.render(false);
+        assert_eq!(shown.matches("belongs in antiphon.toml").count(), 2, "{shown}");
+        assert!(!shown.contains("sesame"), "{shown}");
+    }
+
+    #[test]
+    fn providers_to_come_are_named_as_not_built_yet() {
+        let text = "[stt]\nprovider = \"assemblyai\"\n[voice]\nprovider = \"openai\"\n";
+        let errors = parse(text).unwrap_err();
+        assert_eq!(errors.keys(), ["llm.provider", "voice.provider", "stt.provider"]);
+        let shown = errors.render(false);
+        assert_eq!(shown.matches("is not built yet").count(), 3, "{shown}");
+        assert!(shown.contains("\"anthropic\" (the default)"), "{shown}");
+        assert!(shown.contains("built: elevenlabs"), "{shown}");
+        let errors = parse(&format!("{BASE}[stt]\nmodel = \"flux-general-en\"\n")).unwrap_err();
+        assert_eq!(errors.keys(), ["stt.model"]);
+        let errors = parse(&format!("{BASE}[stt]\nprovider = \"depgram\"\n")).unwrap_err();
+        assert!(errors.render(false).contains("did you mean \"deepgram\"?"));
+    }
+
+    #[test]
+    fn a_transcriber_needs_no_language_model() {
+        let agent = parse("mode = \"transcribe\"\n").unwrap();
+        assert!(agent.settings(String::new()).transcribe_only);
+    }
+
+    #[test]
+    fn the_temperature_can_be_left_to_the_model() {
+        let agent = parse(&format!("{BASE}temperature = \"model\"\n")).unwrap();
+        assert_eq!(agent.llm.temperature, None);
+        let errors = parse(&format!("{BASE}temperature = \"hot\"\n")).unwrap_err();
+        assert_eq!(errors.keys(), ["llm.temperature"]);
+    }
+
+    #[test]
+    fn the_longest_wait_is_not_shorter_than_the_shortest() {
+        let text = format!("silence_threshold_ms = 900\nmax_endpointing_ms = 800\n{BASE}");
+        assert_eq!(parse(&text).unwrap_err().keys(), ["max_endpointing_ms"]);
+        let agent = parse(&format!("silence_threshold_ms = 9000\n{BASE}")).unwrap();
+        assert_eq!(agent.max_endpointing, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file() {
+        let overrides = AgentOverrides {
+            greeting: Some("Hello".into()),
+            silence_threshold: Some(Duration::from_millis(3_500)),
+            min_interruption: Some(Duration::from_millis(200)),
+            elevenlabs_voice_id: Some("V".into()),
+            elevenlabs_model: None,
+        };
+        let agent = parse(BASE).unwrap().with_overrides(&overrides);
+        assert_eq!(agent.voice.voice_id, "V");
+        let settings = agent.settings(String::new());
+        assert_eq!(settings.greeting.as_deref(), Some("Hello"));
+        assert_eq!(settings.silence_threshold, Duration::from_millis(3_500));
+        assert_eq!(settings.max_endpointing, Duration::from_millis(3_500));
+        assert_eq!(settings.min_interruption, Duration::from_millis(200));
+    }
+}

@@ -1,0 +1,242 @@
+//! What a client reads when something is wrong: `{"code", "message"}`, always.
+//!
+//! The code is for programs and never changes its meaning; the message is for people and says what
+//! to do. Neither says anything about our insides: causes go to the log, where they are handled.
+
+use std::borrow::Cow;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::store::StoreError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    InvalidRequest,
+    Unauthorized,
+    TokenExpired,
+    MediaPermissionDenied,
+    LinkUsed,
+    NotFound,
+    SessionNotFound,
+    RoomNotFound,
+    LinkExpired,
+    MethodNotAllowed,
+    SessionEnded,
+    RoomFull,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    TooManyAttempts,
+    Internal,
+    LivekitUnreachable,
+    LivekitRefused,
+    LivekitNotConfigured,
+    VoiceSynthesisFailed,
+    TranscriptionFailed,
+    Unavailable,
+    Timeout,
+}
+
+impl Code {
+    /// The name, the HTTP status and the message of this code.
+    const fn parts(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::InvalidRequest => {
+                ("INVALID_REQUEST", StatusCode::BAD_REQUEST, "The request is not valid")
+            }
+            Self::Unauthorized => (
+                "UNAUTHORIZED",
+                StatusCode::UNAUTHORIZED,
+                "Send a valid token: Authorization: Bearer …",
+            ),
+            Self::TokenExpired => {
+                ("TOKEN_EXPIRED", StatusCode::UNAUTHORIZED, "Session expired, please rejoin")
+            }
+            Self::MediaPermissionDenied => (
+                "MEDIA_PERMISSION_DENIED",
+                StatusCode::FORBIDDEN,
+                "Please allow camera/microphone access",
+            ),
+            Self::LinkUsed => {
+                ("LINK_USED", StatusCode::FORBIDDEN, "This link has been used already")
+            }
+            Self::NotFound => ("NOT_FOUND", StatusCode::NOT_FOUND, "There is nothing here"),
+            Self::SessionNotFound => {
+                ("SESSION_NOT_FOUND", StatusCode::NOT_FOUND, "There is no such session")
+            }
+            Self::RoomNotFound => {
+                ("ROOM_NOT_FOUND", StatusCode::NOT_FOUND, "Session not available")
+            }
+            Self::LinkExpired => ("LINK_EXPIRED", StatusCode::NOT_FOUND, "This link has expired"),
+            Self::MethodNotAllowed => (
+                "METHOD_NOT_ALLOWED",
+                StatusCode::METHOD_NOT_ALLOWED,
+                "This path does not take this method",
+            ),
+            Self::SessionEnded => {
+                ("SESSION_ENDED", StatusCode::CONFLICT, "This session has ended: create a new one")
+            }
+            Self::RoomFull => ("ROOM_FULL", StatusCode::CONFLICT, "The session is full"),
+            Self::PayloadTooLarge => (
+                "PAYLOAD_TOO_LARGE",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The body is larger than 1 MiB",
+            ),
+            Self::UnsupportedMediaType => (
+                "UNSUPPORTED_MEDIA_TYPE",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Send the body with Content-Type: application/json",
+            ),
+            Self::TooManyAttempts => (
+                "TOO_MANY_ATTEMPTS",
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many attempts, please try again later",
+            ),
+            Self::Internal => (
+                "INTERNAL",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Something went wrong, please try again",
+            ),
+            Self::LivekitUnreachable => (
+                "LIVEKIT_UNREACHABLE",
+                StatusCode::BAD_GATEWAY,
+                "The LiveKit server does not answer: try again, or check LIVEKIT_URL and that the \
+                 server runs",
+            ),
+            Self::LivekitRefused => (
+                "LIVEKIT_REFUSED",
+                StatusCode::BAD_GATEWAY,
+                "The LiveKit server refused the request: check LIVEKIT_URL, LIVEKIT_API_KEY and \
+                 LIVEKIT_API_SECRET",
+            ),
+            Self::LivekitNotConfigured => (
+                "LIVEKIT_NOT_CONFIGURED",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "No LiveKit server is configured: set LIVEKIT_URL, LIVEKIT_API_KEY and \
+                 LIVEKIT_API_SECRET",
+            ),
+            Self::VoiceSynthesisFailed => (
+                "VOICE_SYNTHESIS_FAILED",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Voice temporarily unavailable",
+            ),
+            Self::TranscriptionFailed => {
+                ("TRANSCRIPTION_FAILED", StatusCode::SERVICE_UNAVAILABLE, "Transcription paused")
+            }
+            Self::Unavailable => (
+                "UNAVAILABLE",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The database does not answer, please try again",
+            ),
+            Self::Timeout => {
+                ("TIMEOUT", StatusCode::SERVICE_UNAVAILABLE, "This took too long, please try again")
+            }
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        self.parts().0
+    }
+
+    pub const fn status(self) -> StatusCode {
+        self.parts().1
+    }
+
+    pub const fn message(self) -> &'static str {
+        self.parts().2
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    code: Code,
+    message: Cow<'static, str>,
+}
+
+impl ApiError {
+    pub const fn new(code: Code) -> Self {
+        Self { code, message: Cow::Borrowed(code.message()) }
+    }
+
+    /// `message` may be read by anybody.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code: Code::InvalidRequest, message: message.into() }
+    }
+
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+}
+
+impl From<Code> for ApiError {
+    fn from(code: Code) -> Self {
+        Self::new(code)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self::new(Code::Internal)
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({ "code": "SESSION_NOT_FOUND", "message": "There is no such session" }))]
+pub struct ErrorBody {
+    /// For programs; never changes its meaning.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body =
+            ErrorBody { code: self.code.as_str().into(), message: self.message.into_owned() };
+        let mut response = (self.code.status(), Json(body)).into_response();
+        if self.code.status() == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        response
+    }
+}
+
+/// The answers that every route under `/api` may give, for the OpenAPI document.
+#[derive(Debug, IntoResponses)]
+#[allow(dead_code, reason = "read by the derive alone")]
+pub enum Faults {
+    /// The request is not valid: INVALID_REQUEST.
+    #[response(status = 400)]
+    Invalid(ErrorBody),
+    /// No valid token: UNAUTHORIZED, TOKEN_EXPIRED.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// SESSION_NOT_FOUND, ROOM_NOT_FOUND.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// INTERNAL.
+    #[response(status = 500)]
+    Internal(ErrorBody),
+}
+
+/// The answers of the routes that ask the LiveKit server.
+#[derive(Debug, IntoResponses)]
+#[allow(dead_code, reason = "read by the derive alone")]
+pub enum LiveKitFaults {
+    /// SESSION_ENDED, ROOM_FULL.
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// LIVEKIT_UNREACHABLE, LIVEKIT_REFUSED.
+    #[response(status = 502)]
+    Gateway(ErrorBody),
+    /// LIVEKIT_NOT_CONFIGURED.
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+}

@@ -1,0 +1,259 @@
+//! Live transcripts: server-sent events that a listener can resume.
+//!
+//! The store is the truth: a listener reads everything that has an id from it, in order, and the
+//! [`Hub`] only says when to look. So a listener that was away or too slow misses nothing that is
+//! still in the log. Interims have no id and are not stored.
+
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    extract::State,
+    http::HeaderMap,
+    response::sse::{Event as SseEvent, KeepAlive, Sse},
+};
+use futures_util::Stream;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use utoipa::IntoParams;
+
+use super::{
+    app::App,
+    auth::Principal,
+    error::{ApiError, Code, Faults},
+    extract::{Params, SessionId},
+    transcripts::TranscriptView,
+};
+use crate::{
+    store::{Event, EventBody, StoreError},
+    transcript::{segment::SpeakerKind, wire::Spoken},
+};
+
+/// Signals that a listener may lag behind.
+const BACKLOG: usize = 256;
+/// Events that wait for a slow socket.
+const OUTGOING: usize = 32;
+/// Events read from the store at once.
+const PAGE: u32 = 200;
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What listeners of a session are told.
+#[derive(Debug, Clone)]
+pub enum Signal {
+    /// There is something new in the store.
+    Stored,
+    /// An interim, as JSON.
+    Interim(Arc<str>),
+}
+
+/// The sessions that somebody listens to.
+#[derive(Debug, Default)]
+pub struct Hub(Mutex<HashMap<String, broadcast::Sender<Signal>>>);
+
+impl Hub {
+    pub fn subscribe(&self, session: &str) -> broadcast::Receiver<Signal> {
+        let mut sessions = self.0.lock();
+        sessions.retain(|_, sender| sender.receiver_count() > 0);
+        let sender =
+            sessions.entry(session.to_owned()).or_insert_with(|| broadcast::Sender::new(BACKLOG));
+        sender.subscribe()
+    }
+
+    pub fn tell(&self, session: &str, signal: Signal) {
+        if let Some(sender) = self.0.lock().get(session) {
+            // An error means that the last listener has just gone.
+            let _ = sender.send(signal);
+        }
+    }
+}
+
+/// An interim or a final, as a listener gets it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SpokenView {
+    kind: SpeakerKind,
+    #[serde(flatten)]
+    transcript: TranscriptView,
+}
+
+/// The data of an `interim`; `session_start` in ms since the Unix epoch.
+pub fn interim_json(spoken: Spoken, session_start: i64) -> Option<Arc<str>> {
+    let view = SpokenView {
+        kind: spoken.kind,
+        transcript: TranscriptView {
+            id: spoken.id,
+            speaker_id: spoken.speaker_id,
+            speaker_name: spoken.speaker_name,
+            content: spoken.content,
+            timestamp_ms: spoken.spoken_at_unix_ms.saturating_sub(session_start).max(0),
+            duration_ms: i64::try_from(spoken.duration_ms).unwrap_or(i64::MAX),
+            confidence: f64::from(spoken.confidence),
+            is_final: false,
+        },
+    };
+    serde_json::to_string(&view).ok().map(Into::into)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub struct LiveQuery {
+    /// Begin after this event, as with the header Last-Event-ID; 0 for all that is still there.
+    /// Without it: from now on.
+    #[param(example = 0)]
+    last_event_id: Option<i64>,
+}
+
+/// Follow a session live.
+///
+/// Events: `interim`, `final` (a transcript), `state` (the agent's), `usage`, `event`, `session`
+/// (its status). All but `interim` have an id to resume from; a `gap` says that events before the
+/// first one sent have been dropped from the log (their transcripts are in `…/transcripts`).
+#[utoipa::path(
+    get, path = "/api/sessions/{id}/transcripts/live", tag = "transcripts",
+    params(
+        ("id" = String, Path, description = "The session"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last event received"),
+        LiveQuery,
+    ),
+    responses(
+        (status = 200, description = "A stream of events", body = String,
+         content_type = "text/event-stream",
+         example = json!(
+            "id: 42\nevent: final\ndata: {\"kind\":\"user\",\"id\":\"SG_1\",\"speakerId\":\"ann\",\
+             \"speakerName\":\"Ann\",\"content\":\"Book a table.\",\"timestampMs\":2100,\
+             \"durationMs\":900,\"confidence\":0.97,\"isFinal\":true}\n\n")),
+        Faults,
+    ),
+    security(("bearer" = [])),
+)]
+pub async fn live(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    SessionId(id): SessionId,
+    Params(query): Params<LiveQuery>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, ApiError> {
+    if app.store.session(&principal.tenant, &id).await?.is_none() {
+        return Err(Code::SessionNotFound.into());
+    }
+    let resume = match headers.get("last-event-id") {
+        Some(value) => {
+            let id = value.to_str().ok().and_then(|value| value.trim().parse().ok());
+            Some(id.ok_or_else(|| ApiError::invalid("Last-Event-ID is not an id of ours"))?)
+        }
+        None => query.last_event_id,
+    };
+    let span = app.store.event_span(&principal.tenant, &id).await?;
+    // Before the first look into the store, so that nothing falls between the two.
+    let signals = app.hub.subscribe(&id);
+    let (sender, receiver) = mpsc::channel(OUTGOING);
+    let listener = Listener {
+        last: resume.unwrap_or(span.newest),
+        gap: resume.is_some_and(|last| last < span.dropped_to),
+        tenant: principal.tenant,
+        session: id,
+        app,
+        sender,
+    };
+    tokio::spawn(listener.run(signals));
+    let stream = ReceiverStream::new(receiver).map(Ok);
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+struct Listener {
+    app: App,
+    tenant: String,
+    session: String,
+    /// The id of the last event sent.
+    last: i64,
+    gap: bool,
+    sender: mpsc::Sender<SseEvent>,
+}
+
+/// The listener has gone, or has to.
+struct Gone;
+
+impl From<mpsc::error::SendError<SseEvent>> for Gone {
+    fn from(_: mpsc::error::SendError<SseEvent>) -> Self {
+        Self
+    }
+}
+
+impl From<StoreError> for Gone {
+    /// The listener comes back and resumes.
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "a live stream ends: the store failed");
+        Self
+    }
+}
+
+impl Listener {
+    async fn run(mut self, signals: broadcast::Receiver<Signal>) {
+        let shutdown = self.app.shutdown.clone();
+        let sender = self.sender.clone();
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            () = sender.closed() => {}
+            _ = self.follow(signals) => {}
+        }
+    }
+
+    async fn follow(&mut self, mut signals: broadcast::Receiver<Signal>) -> Result<(), Gone> {
+        // An event without data is not dispatched, but its id is remembered: who is cut off before
+        // the first event resumes from here.
+        let hello = SseEvent::default().comment("live").retry(RETRY).id(self.last.to_string());
+        self.sender.send(hello).await?;
+        if self.gap {
+            let gap = json!({ "after": self.last }).to_string();
+            self.sender.send(SseEvent::default().event("gap").data(gap)).await?;
+        }
+        self.catch_up().await?;
+        loop {
+            match signals.recv().await {
+                Ok(Signal::Stored) => self.catch_up().await?,
+                Ok(Signal::Interim(json)) => {
+                    self.sender.send(SseEvent::default().event("interim").data(json)).await?;
+                }
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    let comment = format!("lagged by {missed}");
+                    self.sender.send(SseEvent::default().comment(comment)).await?;
+                    self.catch_up().await?;
+                }
+                Err(broadcast::error::RecvError::Closed) => return Ok(()),
+            }
+        }
+    }
+
+    async fn catch_up(&mut self) -> Result<(), Gone> {
+        loop {
+            let events =
+                self.app.store.events_after(&self.tenant, &self.session, self.last, PAGE).await?;
+            let more = events.len() == PAGE as usize;
+            for event in events {
+                self.last = event.seq;
+                self.sender.send(to_sse(event)).await?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn to_sse(event: Event) -> SseEvent {
+    let sse = SseEvent::default().id(event.seq.to_string());
+    match event.body {
+        EventBody::Final(row) => {
+            let view = SpokenView { kind: row.kind, transcript: row.into() };
+            let data = serde_json::to_string(&view).unwrap_or_default();
+            sse.event("final").data(data)
+        }
+        EventBody::Other { kind, data } => sse.event(kind).data(data.to_string()),
+    }
+}

@@ -1,0 +1,342 @@
+//! Sessions: create, list, look, start, end.
+
+use axum::{Extension, Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    app::App,
+    auth::Principal,
+    error::{ApiError, Code, Faults, LiveKitFaults},
+    extract::{Body, Params, SessionId},
+    live::Signal,
+    transcripts::{Pagination, page_request},
+};
+use crate::{
+    clock,
+    store::{NewSession, Session, SessionFilter, SessionStatus},
+};
+
+const MAX_AGENT_NAME: usize = 128;
+/// In bytes of JSON; LiveKit keeps it in every participant's copy of the room.
+const MAX_METADATA: usize = 16 * 1024;
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schema(example = json!({
+    "agent": "assistant", "metadata": { "entity_id": "acme", "custom_prompt": "Be brief." }
+}))]
+pub struct CreateSession {
+    /// The agent to dispatch, by its registered name; the configured one if absent.
+    agent: Option<String>,
+    /// The room's metadata, all of it usable in the agent's prompt.
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "id": "7f6b", "room": "session-7f6b", "status": "created", "agent": "assistant",
+    "metadata": {}, "createdAt": "2026-01-01T00:00:00Z"
+}))]
+pub struct SessionView {
+    id: String,
+    room: String,
+    /// created, in_progress or completed.
+    status: &'static str,
+    agent: String,
+    metadata: Value,
+    created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+}
+
+impl From<Session> for SessionView {
+    fn from(session: Session) -> Self {
+        Self {
+            id: session.id,
+            room: session.room,
+            status: session.status.as_str(),
+            agent: session.agent,
+            metadata: session.metadata,
+            created_at: rfc3339(session.created_at),
+            started_at: session.started_at.map(rfc3339),
+            ended_at: session.ended_at.map(rfc3339),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SessionCreated {
+    session: SessionView,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SessionList {
+    sessions: Vec<SessionView>,
+    pagination: Pagination,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "id": "7f6b", "room": "session-7f6b", "status": "in_progress", "agent": "assistant",
+    "metadata": {}, "createdAt": "2026-01-01T00:00:00Z", "startedAt": "2026-01-01T00:00:05Z",
+    "active": true, "participants": 1, "agentConnected": true
+}))]
+pub struct SessionState {
+    #[serde(flatten)]
+    session: SessionView,
+    /// Whether the room is there; without a LiveKit server, whether the session is in progress.
+    active: bool,
+    /// In the room now, without agents; null when the LiveKit server cannot be asked.
+    participants: Option<u32>,
+    /// Null when the LiveKit server cannot be asked.
+    agent_connected: Option<bool>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({ "session": {
+    "id": "7f6b", "status": "in_progress", "livekitRoom": "session-7f6b",
+    "startedAt": "2026-01-01T00:00:05Z"
+}}))]
+pub struct SessionStarted {
+    session: InProgress,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct InProgress {
+    id: String,
+    status: &'static str,
+    livekit_room: String,
+    started_at: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({ "session": {
+    "id": "7f6b", "status": "completed", "endedAt": "2026-01-01T00:03:05Z", "duration": 180
+}}))]
+pub struct SessionEnded {
+    session: Completed,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Completed {
+    id: String,
+    status: &'static str,
+    ended_at: String,
+    /// In s; 0 when it had not been started.
+    duration: i64,
+}
+
+/// Create a session. Its room is made when it is started.
+#[utoipa::path(
+    post, path = "/api/sessions", tag = "sessions", request_body = CreateSession,
+    responses((status = 201, description = "Created", body = SessionCreated), Faults),
+    security(("bearer" = [])),
+)]
+pub async fn create(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    Body(body): Body<CreateSession>,
+) -> Result<(StatusCode, Json<SessionCreated>), ApiError> {
+    let agent = body.agent.unwrap_or_else(|| app.agent_name.clone());
+    if agent.len() > MAX_AGENT_NAME {
+        return Err(ApiError::invalid("agent: at most 128 bytes"));
+    }
+    let metadata = Value::Object(body.metadata);
+    if metadata.to_string().len() > MAX_METADATA {
+        return Err(ApiError::invalid("metadata: at most 16 KiB of JSON"));
+    }
+    let id = uuid::Uuid::new_v4().to_string();
+    let new = NewSession {
+        room: format!("session-{id}"),
+        id,
+        agent,
+        metadata,
+        created_at: clock::unix_ms(),
+    };
+    let session = app.store.create_session(&principal.tenant, new).await?;
+    Ok((StatusCode::CREATED, Json(SessionCreated { session: session.into() })))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListParams {
+    /// active (created or in progress), completed or all.
+    #[param(default = "active")]
+    status: Option<String>,
+    /// From 1.
+    #[param(minimum = 1, default = 1)]
+    page: Option<u32>,
+    #[param(minimum = 1, maximum = 500, default = 50)]
+    limit: Option<u32>,
+}
+
+/// List sessions, the newest first.
+#[utoipa::path(
+    get, path = "/api/sessions", tag = "sessions", params(ListParams),
+    responses((status = 200, description = "One page", body = SessionList), Faults),
+    security(("bearer" = [])),
+)]
+pub async fn list(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<SessionList>, ApiError> {
+    let filter = match params.status.as_deref() {
+        None | Some("active") => SessionFilter::Active,
+        Some("completed") => SessionFilter::Completed,
+        Some("all") => SessionFilter::All,
+        Some(_) => return Err(ApiError::invalid("status must be active, completed or all")),
+    };
+    let page = page_request(params.page, params.limit)?;
+    let found = app.store.sessions(&principal.tenant, filter, page).await?;
+    Ok(Json(SessionList {
+        sessions: found.rows.into_iter().map(Into::into).collect(),
+        pagination: Pagination { total: found.total, page: page.page, limit: page.limit },
+    }))
+}
+
+/// Look at a session, and who is in its room now.
+#[utoipa::path(
+    get, path = "/api/sessions/{id}", tag = "sessions",
+    params(("id" = String, Path, description = "The session")),
+    responses((status = 200, description = "The session", body = SessionState), Faults),
+    security(("bearer" = [])),
+)]
+pub async fn status(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    SessionId(id): SessionId,
+) -> Result<Json<SessionState>, ApiError> {
+    let session = find(&app, &principal, &id).await?;
+    let in_progress = session.status == SessionStatus::InProgress;
+    let (active, participants, agent_connected) = match &app.livekit {
+        // A room that is over, or not yet there, need not be asked about.
+        Some(_) if !in_progress => (false, Some(0), Some(false)),
+        Some(livekit) => match livekit.presence(&session.room).await {
+            Ok(Some(here)) => (true, Some(here.participants), Some(here.agent_connected)),
+            Ok(None) => (false, Some(0), Some(false)),
+            // Logged there. What we know ourselves is still worth telling.
+            Err(_) => (in_progress, None, None),
+        },
+        None => (in_progress, None, None),
+    };
+    Ok(Json(SessionState { session: session.into(), active, participants, agent_connected }))
+}
+
+/// Start a session: makes its room and sends the agent there. Starting it again does no harm.
+#[utoipa::path(
+    post, path = "/api/sessions/{id}/start", tag = "sessions",
+    params(("id" = String, Path, description = "The session")),
+    responses(
+        (status = 200, description = "In progress", body = SessionStarted), Faults, LiveKitFaults,
+    ),
+    security(("bearer" = [])),
+)]
+pub async fn start(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    SessionId(id): SessionId,
+) -> Result<Json<SessionStarted>, ApiError> {
+    let _turn = app.turns.take(&id).await;
+    let session = find(&app, &principal, &id).await?;
+    if session.status == SessionStatus::Completed {
+        return Err(Code::SessionEnded.into());
+    }
+    let livekit = app.livekit()?;
+    // Nothing is said before this.
+    let started_at = clock::unix_ms();
+    let metadata = session.metadata.to_string();
+    livekit.create_room(&session.room, &metadata).await?;
+    if !session.agent.is_empty() {
+        livekit.dispatch(&session.room, &session.agent, &metadata).await?;
+    }
+    let session = app
+        .store
+        .start_session(&principal.tenant, &id, started_at)
+        .await?
+        .ok_or(ApiError::new(Code::SessionNotFound))?;
+    app.hub.tell(&id, Signal::Stored);
+    Ok(Json(SessionStarted {
+        session: InProgress {
+            id: session.id,
+            status: session.status.as_str(),
+            livekit_room: session.room,
+            started_at: rfc3339(session.started_at.unwrap_or(started_at)),
+        },
+    }))
+}
+
+/// End a session: removes everybody from its room, and the room. Ending it again does no harm.
+#[utoipa::path(
+    post, path = "/api/sessions/{id}/end", tag = "sessions",
+    params(("id" = String, Path, description = "The session")),
+    responses(
+        (status = 200, description = "Completed", body = SessionEnded), Faults, LiveKitFaults,
+    ),
+    security(("bearer" = [])),
+)]
+pub async fn end(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    SessionId(id): SessionId,
+) -> Result<Json<SessionEnded>, ApiError> {
+    let _turn = app.turns.take(&id).await;
+    let session = find(&app, &principal, &id).await?;
+    if session.status == SessionStatus::InProgress
+        && let Some(livekit) = &app.livekit
+    {
+        livekit.delete_room(&session.room).await?;
+    }
+    let now = clock::unix_ms();
+    let session = app
+        .store
+        .end_session(&principal.tenant, &id, now)
+        .await?
+        .ok_or(ApiError::new(Code::SessionNotFound))?;
+    app.hub.tell(&id, Signal::Stored);
+    let ended_at = session.ended_at.unwrap_or(now);
+    let lasted = session.started_at.map_or(0, |started| ended_at.saturating_sub(started));
+    Ok(Json(SessionEnded {
+        session: Completed {
+            id: session.id,
+            status: session.status.as_str(),
+            ended_at: rfc3339(ended_at),
+            duration: lasted.max(0) / 1000,
+        },
+    }))
+}
+
+pub async fn find(app: &App, principal: &Principal, id: &str) -> Result<Session, ApiError> {
+    let session = app.store.session(&principal.tenant, id).await?;
+    session.ok_or(ApiError::new(Code::SessionNotFound))
+}
+
+/// In UTC; the epoch itself for a time that no calendar has.
+pub fn rfc3339(unix_ms: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        .format(&Rfc3339)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc_with_their_milliseconds() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(1_767_225_602_123), "2026-01-01T00:00:02.123Z");
+        assert_eq!(rfc3339(i64::MAX), "1970-01-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,223 @@
+//! A job's room from join to leave.
+
+use std::{sync::Arc, time::Duration};
+
+use livekit::{
+    TextStreamReader,
+    options::TrackPublishOptions,
+    prelude::{LocalAudioTrack, LocalTrack, Room, RoomError, RoomEvent as LiveKitEvent, RoomOptions, TrackSource},
+    webrtc::audio_source::RtcAudioSource,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    room::{
+        events::Events,
+        media::{SourceVoice, voice_source},
+        stage,
+        text::{CHAT, read_chat},
+    },
+    session::{
+        driver::{self, DriverConfig, Providers},
+        ports::{RoomEvent, Voice},
+        state::CloseReason,
+    },
+    transcript::reporter::SessionReporter,
+};
+
+/// The name of the agent's track.
+pub const VOICE_TRACK: &str = "voice";
+/// How long the last finals may take to be written and shown after the session's end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Why a room could not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the room does not exist any more")]
+    RoomNotFound,
+    #[error("the server refused the token: {0}")]
+    Refused(String),
+    #[error("the room cannot be joined: {0}")]
+    Join(RoomError),
+    #[error("the voice track cannot be published: {0}")]
+    Publish(RoomError),
+    #[error("the session failed")]
+    Failed,
+}
+
+impl RunError {
+    /// The code of SPEC's error table, or a plain one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::RoomNotFound => "ROOM_NOT_FOUND",
+            Self::Refused(_) => "TOKEN_EXPIRED",
+            Self::Join(_) => "ROOM_JOIN_FAILED",
+            Self::Publish(_) => "PUBLISH_FAILED",
+            Self::Failed => "SESSION_FAILED",
+        }
+    }
+}
+
+impl From<RoomError> for RunError {
+    fn from(error: RoomError) -> Self {
+        use livekit::rtc_engine::EngineError;
+        let text = error.to_string();
+        let RoomError::Engine(EngineError::Signal(_)) = &error else { return Self::Join(error) };
+        if text.contains("404") || text.contains("does not exist") {
+            Self::RoomNotFound
+        } else if text.contains("401") || text.contains("403") {
+            Self::Refused(text)
+        } else {
+            Self::Join(error)
+        }
+    }
+}
+
+/// Where and how to run one session.
+#[derive(Debug)]
+pub struct RoomJob {
+    pub url: String,
+    pub token: String,
+    pub config: DriverConfig,
+    pub providers: Providers,
+    pub reporter: SessionReporter,
+    /// The participant the job is for, when dispatch named one.
+    pub participant: Option<String>,
+}
+
+/// Joins the room, holds the conversation, leaves. `drain` asks for a graceful end, `stop` for an
+/// immediate one; either way every final is on disk before this returns.
+pub async fn run(
+    job: RoomJob,
+    drain: CancellationToken,
+    stop: CancellationToken,
+) -> Result<CloseReason, RunError> {
+    let RoomJob { url, token, config, providers, reporter, participant } = job;
+    let names = providers.clone();
+    let speaks = providers.speaking.as_ref().map(|(_, tts)| voice_source(tts.sample_rate()));
+    let voice: Option<Box<dyn Voice>> = speaks
+        .clone()
+        .map(|source| Box::new(SourceVoice::new(source)) as Box<dyn Voice>);
+
+    // The driver starts first: the providers' connections are made while the room is joined.
+    let (room_sender, room_events) = mpsc::channel(256);
+    let (shown_sender, shown) = mpsc::channel(1_024);
+    let session = tokio::spawn(driver::run(config, providers, room_events, voice, shown_sender));
+    let abandon = session.abort_handle();
+
+    let joined = tokio::select! {
+        joined = join(&url, &token) => joined,
+        () = stop.cancelled() => {
+            abandon.abort();
+            return Ok(CloseReason::Terminated);
+        }
+    };
+    let (room, mut events) = match joined {
+        Ok(joined) => joined,
+        Err(error) => {
+            abandon.abort();
+            return Err(error);
+        }
+    };
+    let room = Arc::new(room);
+    info!(room = room.name(), "joined");
+    let stage = tokio::spawn(stage::run(room.clone(), shown, reporter, names));
+
+    // Subscriptions go on while the track is being published.
+    let mut translate = Events::new(room.local_participant().identity(), participant);
+    let publish = publish(&room, speaks);
+    tokio::pin!(publish);
+    let (mut published, mut draining) = (false, false);
+    let reason = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                let _ = room_sender.send(RoomEvent::Closed { reason: CloseReason::Terminated }).await;
+                break CloseReason::Terminated;
+            }
+            () = drain.cancelled(), if !draining => {
+                draining = true;
+                let _ = room_sender.send(RoomEvent::Drain).await;
+            }
+            outcome = &mut publish, if !published => {
+                published = true;
+                if let Err(error) = outcome {
+                    abandon.abort();
+                    close(&room).await;
+                    return Err(RunError::Publish(error));
+                }
+                let _ = room_sender.send(RoomEvent::Ready).await;
+            }
+            event = events.recv() => {
+                let Some(event) = event else { break CloseReason::RoomClosed };
+                match &event {
+                    LiveKitEvent::Disconnected { reason } => {
+                        info!(?reason, "disconnected from the room");
+                    }
+                    LiveKitEvent::TextStreamOpened { reader, topic, participant_identity }
+                        if topic == CHAT =>
+                    {
+                        if let Some(reader) = reader.take() {
+                            let identity = participant_identity.0.clone();
+                            tokio::spawn(take_chat(reader, identity, room_sender.clone()));
+                        }
+                    }
+                    _ => {}
+                }
+                for event in translate.take(event) {
+                    let _ = room_sender.send(event).await;
+                }
+            }
+            () = room_sender.closed() => break CloseReason::Failed,
+        }
+    };
+    drop(room_sender);
+    let reason = match session.await {
+        Ok(told) => told,
+        Err(error) => {
+            warn!(%error, "the session broke");
+            if reason == CloseReason::RoomClosed { reason } else { CloseReason::Failed }
+        }
+    };
+    if tokio::time::timeout(LAST_WORDS, stage).await.is_err() {
+        warn!("the last transcripts could not be shown in time; they are on disk");
+    }
+    close(&room).await;
+    if reason == CloseReason::Failed { Err(RunError::Failed) } else { Ok(reason) }
+}
+
+async fn join(
+    url: &str,
+    token: &str,
+) -> Result<(Room, mpsc::UnboundedReceiver<LiveKitEvent>), RunError> {
+    let mut options = RoomOptions::default();
+    // Microphones are subscribed one by one: video that nobody looks at costs bandwidth.
+    options.auto_subscribe = false;
+    let joined = Room::connect(url, token, options).await?;
+    Ok(joined)
+}
+
+async fn publish(
+    room: &Room,
+    source: Option<libwebrtc::audio_source::native::NativeAudioSource>,
+) -> Result<(), RoomError> {
+    let Some(source) = source else { return Ok(()) };
+    let track = LocalAudioTrack::create_audio_track(VOICE_TRACK, RtcAudioSource::Native(source));
+    let options = TrackPublishOptions { source: TrackSource::Microphone, ..Default::default() };
+    room.local_participant().publish_track(LocalTrack::Audio(track), options).await?;
+    Ok(())
+}
+
+async fn take_chat(reader: TextStreamReader, identity: String, room: mpsc::Sender<RoomEvent>) {
+    if let Some(text) = read_chat(reader).await {
+        let _ = room.send(RoomEvent::Chat { identity, text }).await;
+    }
+}
+
+async fn close(room: &Room) {
+    if tokio::time::timeout(Duration::from_secs(3), room.close()).await.is_err() {
+        debug!("the room did not close in time");
+    }
+}

@@ -1,0 +1,445 @@
+//! What the machine hears: participants, the voice activity detector, transcripts, typed text.
+
+use std::time::{Duration, Instant};
+
+use super::Session;
+use crate::{
+    session::{
+        command::{Command, Metric, Usage},
+        input::{ParticipantEvent, SpeakerId, SttInput, VadEvent},
+        speaker::{Speaker, Voice, bounded},
+        speech::{SpeechKind, Utterance},
+        state::{AgentState, CloseReason, UserState},
+        timers::{Timer, later},
+        turn::endpointing::{self, Ear},
+    },
+    stt::Transcript,
+};
+
+/// Speakers remembered at once; of more, the absent are forgotten first.
+const MAX_SPEAKERS: usize = 64;
+/// Recognition's report on the end of speech comes within this time; words that come later were
+/// said later, though the detector missed them.
+const STT_LAG: Duration = Duration::from_secs(1);
+/// By how much the provider's word times may differ from the detector's.
+const TOLERANCE: Duration = Duration::from_millis(400);
+
+/// What a transcript said.
+struct Words {
+    text: String,
+    is_final: bool,
+    /// By the provider's word times.
+    ended: Option<Instant>,
+}
+
+impl Session {
+    pub(super) fn on_participant(&mut self, id: SpeakerId, event: ParticipantEvent, now: Instant) {
+        match event {
+            ParticipantEvent::Joined { identity, name } => {
+                if let Some(speaker) = self.speaker_or_new(id, now) {
+                    speaker.identity = identity;
+                    speaker.name = name;
+                    speaker.present = true;
+                    if self.linked.is_none() {
+                        self.linked = Some(id);
+                        if self.state == AgentState::Idle {
+                            self.go_idle(now);
+                        }
+                    }
+                }
+            }
+            ParticipantEvent::Left => self.on_left(id, now),
+        }
+    }
+
+    fn on_left(&mut self, id: SpeakerId, now: Instant) {
+        let Some(speaker) = self.speaker_mut(id) else { return };
+        speaker.present = false;
+        speaker.voice = Voice::default();
+        // The last words before a hang-up are the easiest to lose.
+        let last = speaker.promote(now);
+        self.command_row(last);
+        if self.linked != Some(id) {
+            return;
+        }
+        self.linked = None;
+        self.turn.take();
+        self.set_user_state(UserState::Listening);
+        if self.settings.close_on_participant_left {
+            self.leave(CloseReason::ParticipantLeft, now);
+            return;
+        }
+        self.cut(now);
+        self.linked = self.speakers.iter().find(|other| other.present).map(|other| other.id);
+        self.go_idle(now);
+    }
+
+    pub(super) fn on_vad(&mut self, id: SpeakerId, event: VadEvent, now: Instant) {
+        let is_linked = self.linked == Some(id);
+        let Some(speaker) = self.speaker_mut(id) else { return };
+        match event {
+            VadEvent::Started { speech_ms } => {
+                if speaker.voice.is_heard() {
+                    return;
+                }
+                speaker.voice.starts(speech_ms, now);
+                speaker.new_speech();
+                if is_linked {
+                    self.speech_begins(now);
+                }
+            }
+            VadEvent::Ended { silence_ms } => {
+                if !speaker.voice.speaking {
+                    return;
+                }
+                let counted = !speaker.voice.discounted;
+                let end = speaker.voice.ends(silence_ms, now);
+                if is_linked {
+                    self.speech_ends(end, counted, now);
+                }
+            }
+        }
+    }
+
+    fn speech_begins(&mut self, now: Instant) {
+        self.set_user_state(UserState::Speaking);
+        self.turn.speech_begins();
+        if self.leaving.is_some() {
+            return;
+        }
+        match (self.state, self.hold) {
+            (AgentState::Idle, _) => self.listen(now),
+            (AgentState::Listening, None) => self.endpoint(now),
+            (AgentState::Thinking, None) => self.hold(now),
+            (AgentState::Listening | AgentState::Thinking, Some(_)) => self.wait_for_words(now),
+            (AgentState::Speaking, _) => self.watch_interruption(now),
+        }
+    }
+
+    fn speech_ends(&mut self, end: Instant, counted: bool, now: Instant) {
+        self.set_user_state(UserState::Listening);
+        self.timers.clear(&[Timer::MinInterruption]);
+        if counted {
+            self.turn.ended = Some(end);
+            self.turn.detector_ended = true;
+        }
+        if self.leaving.is_some() {
+            return;
+        }
+        self.ask_for_final();
+        let gives_interims = self.linked().is_some_and(|speaker| speaker.gives_interims);
+        match (self.state, self.hold) {
+            (AgentState::Idle, _) => self.watch_away(now),
+            (AgentState::Listening, None) => {
+                let mute = self.linked().is_some_and(|speaker| speaker.stt_down);
+                if mute && self.has_no_words() && self.spoke_long_enough(now) {
+                    self.no_transcript(now);
+                } else {
+                    self.endpoint(now);
+                }
+            }
+            (AgentState::Listening, Some(hold)) => {
+                let began = self.linked().and_then(|speaker| speaker.voice.began);
+                let caused_it = began.is_some_and(|began| began <= hold.since);
+                if caused_it && !self.turn.has_words && !self.spoke_long_enough(now) {
+                    // The detector's hangover made a short noise look long.
+                    self.release(now);
+                } else if !gives_interims {
+                    self.wait_for_words(now);
+                }
+            }
+            (AgentState::Thinking, Some(hold)) => {
+                let until = hold.wait_for_tail(&self.settings, gives_interims, now);
+                self.timers.set(Timer::FalseInterruption, until);
+            }
+            (AgentState::Thinking, None) | (AgentState::Speaking, _) => {}
+        }
+    }
+
+    fn spoke_long_enough(&self, now: Instant) -> bool {
+        self.linked()
+            .is_some_and(|speaker| speaker.voice.lasted(now) >= self.settings.min_interruption)
+    }
+
+    fn has_no_words(&self) -> bool {
+        self.turn.text.is_empty()
+            && self.linked().is_none_or(|speaker| speaker.open_text().is_none())
+    }
+
+    /// At the end of speech recognition need not find out by itself that the user is silent.
+    pub(super) fn ask_for_final(&mut self) {
+        let Some(speaker) = self.linked() else { return };
+        let awaited = speaker.open_text().is_some()
+            || (!self.turn.has_words
+                && (self.hold.is_some() || self.state == AgentState::Listening));
+        if awaited && !self.turn.finalize_sent {
+            let speaker = speaker.id;
+            self.turn.finalize_sent = true;
+            self.command(Command::FinalizeStt { speaker });
+        }
+    }
+
+    pub(super) fn on_stt(&mut self, id: SpeakerId, event: SttInput, now: Instant) {
+        match event {
+            SttInput::Interim(heard) => self.on_transcript(id, &heard, false, now),
+            SttInput::Final(heard) => self.on_transcript(id, &heard, true, now),
+            SttInput::Usage { audio_ms } => self.command(Command::Usage(Usage::Stt { audio_ms })),
+            // Hints: the detector tells when speech begins and ends, finals tell what was said.
+            SttInput::SpeechStarted | SttInput::EndOfTurn => {}
+            SttInput::Started => {
+                if let Some(speaker) = self.speaker_or_new(id, now) {
+                    speaker.stream_began = Some(now);
+                }
+            }
+            SttInput::Lost => self.set_stt_down(id, true),
+            SttInput::Restored => self.set_stt_down(id, false),
+            SttInput::Failed(_) => {
+                self.set_stt_down(id, true);
+                let listens = self.state == AgentState::Listening && self.hold.is_none();
+                if listens && self.linked == Some(id) && self.leaving.is_none() {
+                    self.end_listening(now);
+                }
+            }
+        }
+    }
+
+    fn set_stt_down(&mut self, id: SpeakerId, down: bool) {
+        if let Some(speaker) = self.speaker_mut(id) {
+            speaker.stt_down = down;
+        }
+    }
+
+    fn on_transcript(&mut self, id: SpeakerId, heard: &Transcript, is_final: bool, now: Instant) {
+        if self.speaker_or_new(id, now).is_none() {
+            return;
+        }
+        let Some(speaker) = self.speakers.iter_mut().find(|speaker| speaker.id == id) else {
+            return;
+        };
+        speaker.stt_down = false;
+        let ended = speaker.words_end(heard, now);
+        let segment = if is_final {
+            speaker.finalize(heard, &mut self.ids, now)
+        } else {
+            speaker.interim(heard, &mut self.ids, now)
+        };
+        let Some(segment) = segment else { return };
+        if self.linked != Some(id) {
+            self.command(Command::Transcript(segment));
+            return;
+        }
+        let words = Words {
+            text: if is_final { segment.text.clone() } else { String::new() },
+            is_final,
+            ended,
+        };
+        self.command(Command::Transcript(segment));
+        self.on_words(&words, now);
+    }
+
+    /// The linked user's words.
+    fn on_words(&mut self, words: &Words, now: Instant) {
+        if !self.user_speaks() {
+            self.turn.ended = Some(self.end_of(words, now));
+        }
+        self.turn.last_words = Some(now);
+        self.turn.has_words = true;
+        if self.user_state == UserState::Away {
+            self.set_user_state(UserState::Listening);
+        }
+        if words.is_final {
+            self.turn.add(&words.text);
+            self.turn.finalize_sent = false;
+        }
+        if self.leaving.is_some() {
+            self.turn.take();
+            return;
+        }
+        match (self.state, self.hold) {
+            (AgentState::Idle, _) => self.listen(now),
+            (AgentState::Listening, None) => {
+                if self.turn.detector_ended && !words.is_final {
+                    self.ask_for_final();
+                }
+                self.endpoint(now);
+            }
+            (AgentState::Listening, Some(_)) | (AgentState::Thinking, _) => self.confirm(now),
+            (AgentState::Speaking, _) => {
+                if self.enough_words_to_interrupt() {
+                    self.interrupt(now);
+                }
+            }
+        }
+    }
+
+    /// The end of speech as it looks after words that the detector does not (or no longer) hear.
+    fn end_of(&self, words: &Words, now: Instant) -> Instant {
+        // A turn that was just committed has forgotten its end; the detector has not.
+        let detected = self.linked().and_then(|speaker| speaker.voice.ended);
+        let detected = detected.filter(|at| now.saturating_duration_since(*at) <= STT_LAG);
+        let by_detector = self.turn.detector_ended || detected.is_some();
+        match (self.turn.ended.or(detected), words.ended) {
+            (Some(known), Some(ended)) if by_detector => {
+                if ended > known + TOLERANCE {
+                    ended
+                } else {
+                    known
+                }
+            }
+            (Some(known), None) if by_detector => {
+                if now.saturating_duration_since(known) > STT_LAG { now } else { known }
+            }
+            (Some(known), Some(ended)) => ended.max(known),
+            (None, Some(ended)) => ended,
+            // A final without new words tells nothing about when they were said.
+            (Some(known), None) if words.is_final => known,
+            (_, None) => now,
+        }
+    }
+
+    fn enough_words_to_interrupt(&self) -> bool {
+        let min = self.settings.min_interruption_words;
+        if min == 0 {
+            return false;
+        }
+        let open = self.linked().and_then(|speaker| speaker.open_text()).unwrap_or_default();
+        self.turn.text.split_whitespace().chain(open.split_whitespace()).nth(min - 1).is_some()
+    }
+
+    /// The user has the floor.
+    pub(super) fn listen(&mut self, now: Instant) {
+        self.timers.clear(&[Timer::UserAway]);
+        self.set_state(AgentState::Listening);
+        self.endpoint(now);
+    }
+
+    /// Waits for the end of the turn, or commits it if that has come.
+    pub(super) fn endpoint(&mut self, now: Instant) {
+        self.timers.clear(&[
+            Timer::Endpointing,
+            Timer::MaxEndpointing,
+            Timer::Transcript,
+            Timer::SpeechGuard,
+        ]);
+        if self.state != AgentState::Listening || self.hold.is_some() {
+            return;
+        }
+        let speaking = self.user_speaks();
+        if !speaking {
+            self.turn.ended.get_or_insert(now);
+        }
+        let linked = self.linked();
+        let ear = Ear {
+            speaking,
+            began: linked.and_then(|speaker| speaker.voice.began).unwrap_or(now),
+            ended: self.turn.ended.unwrap_or(now),
+            text: !self.turn.text.is_empty(),
+            open: linked.is_some_and(|speaker| speaker.open_text().is_some()),
+            asked: self.turn.finalize_sent,
+            last_words: self.turn.last_words,
+            gives_interims: linked.is_some_and(|speaker| speaker.gives_interims),
+        };
+        let (timer, at) = endpointing::next(ear, &self.settings);
+        if timer != Timer::Endpointing || at > now {
+            self.timers.set(timer, at);
+        } else if ear.open {
+            self.ask_for_final();
+            self.turn.finalize_sent = true;
+            self.endpoint(now);
+        } else {
+            self.commit(now);
+        }
+    }
+
+    /// Nothing better will come: commits what is there, interim text included.
+    pub(super) fn end_listening(&mut self, now: Instant) {
+        if self.state != AgentState::Listening || self.hold.is_some() {
+            return;
+        }
+        if self.user_speaks() {
+            self.turn.ended = self.turn.last_words;
+        }
+        if let Some(speaker) = self.linked_mut() {
+            speaker.voice.discounted = true;
+            let last = speaker.promote(now);
+            if let Some(last) = &last {
+                self.turn.add(&last.text);
+            }
+            self.command_row(last);
+        }
+        if self.turn.text.is_empty() {
+            self.no_transcript(now);
+        } else {
+            self.commit(now);
+        }
+    }
+
+    /// Speech without a transcript: noise, or recognition is down, which the user must hear.
+    pub(super) fn no_transcript(&mut self, now: Instant) {
+        let down = self.linked().is_some_and(|speaker| speaker.stt_down);
+        let can_say = self.ready && !self.settings.transcribe_only;
+        let apology = self.settings.apology.trim();
+        if down && can_say && !apology.is_empty() {
+            let text = apology.to_owned();
+            self.apologised = true;
+            self.metric(Metric::Apology);
+            let interruptible = self.settings.interruptible;
+            self.queue.push_front(Utterance { kind: SpeechKind::Apology, text, interruptible });
+        }
+        self.go_idle(now);
+    }
+
+    pub(super) fn on_chat(&mut self, id: SpeakerId, text: &str, now: Instant) {
+        let text = bounded(text.trim());
+        if text.is_empty() || self.speaker_or_new(id, now).is_none() {
+            return;
+        }
+        let Some(speaker) = self.speakers.iter().find(|speaker| speaker.id == id) else { return };
+        let row = speaker.typed(text, &mut self.ids, now);
+        self.command(Command::Transcript(row));
+        if self.user_state == UserState::Away {
+            self.set_user_state(UserState::Listening);
+        }
+        if self.leaving.is_some() || self.settings.transcribe_only {
+            return;
+        }
+        self.turn.add(text);
+        let speech = self.speech.as_ref();
+        if self.state == AgentState::Speaking && speech.is_some_and(|speech| !speech.interruptible)
+        {
+            // Answered once that has been said.
+            return;
+        }
+        if self.state == AgentState::Speaking {
+            self.metric(Metric::Interruption);
+        }
+        self.cut(now);
+        self.think(now);
+        self.latency_from = None;
+    }
+
+    /// The speaker of an event, remembered from now on if new.
+    fn speaker_or_new(&mut self, id: SpeakerId, now: Instant) -> Option<&mut Speaker> {
+        if let Some(at) = self.speakers.iter().position(|speaker| speaker.id == id) {
+            return self.speakers.get_mut(at);
+        }
+        if self.speakers.len() >= MAX_SPEAKERS {
+            let absent = self.speakers.iter().position(|speaker| !speaker.present)?;
+            let last = self.speakers.remove(absent).promote(now);
+            self.command_row(last);
+        }
+        let identity = format!("speaker-{}", id.0);
+        self.speakers.push(Speaker::new(id, identity.clone(), identity, false));
+        self.speakers.last_mut()
+    }
+
+    pub(super) fn watch_interruption(&mut self, now: Instant) {
+        let interruptible = self.speech.as_ref().is_some_and(|speech| speech.interruptible);
+        let speaks = self.user_speaks() && self.leaving.is_none();
+        if self.state != AgentState::Speaking || !interruptible || !speaks {
+            return;
+        }
+        let began = self.linked().and_then(|speaker| speaker.voice.began).unwrap_or(now);
+        self.timers.set(Timer::MinInterruption, later(began, self.settings.min_interruption));
+    }
+}

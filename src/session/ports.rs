@@ -1,0 +1,61 @@
+//! What a session's driver needs of the place it runs in: a room, a loopback pair, a WAV file.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+use crate::{
+    session::{
+        command::{Metric, Usage},
+        state::{AgentState, CloseReason, UserState},
+    },
+    transcript::segment::Segment,
+};
+
+/// A speaker's microphone.
+#[async_trait]
+pub trait Microphone: Send + Debug {
+    /// Appends the next samples (mono s16 at 16 kHz, usually 10 ms) to `into`; `false` at the end.
+    async fn read(&mut self, into: &mut Vec<i16>) -> bool;
+}
+
+/// The agent's track.
+#[async_trait]
+pub trait Voice: Send + Debug {
+    /// Hands over one frame of 10 ms (mono s16 at the rate the voice was made with). The playout
+    /// paces itself and never has more than [`LEAD_MS`] queued here, so this does not wait.
+    async fn write(&mut self, frame: &[i16]);
+    /// Drops what was handed over and has not been sent yet.
+    fn clear(&mut self);
+}
+
+/// How far ahead of real time frames are handed to a [`Voice`], in ms: enough to ride out a busy
+/// scheduler, little enough that the position heard is known well.
+pub const LEAD_MS: u32 = 60;
+
+/// What happens where the session runs.
+#[derive(Debug)]
+pub enum RoomEvent {
+    /// Joined, and the voice track is live.
+    Ready,
+    ParticipantJoined { identity: String, name: String },
+    ParticipantLeft { identity: String },
+    /// The participant's microphone can be heard from now on.
+    Audible { identity: String, microphone: Box<dyn Microphone> },
+    /// The microphone is gone (unpublished); its last words are still awaited.
+    Inaudible { identity: String },
+    Chat { identity: String, text: String },
+    Say { text: String, interruptible: bool },
+    Drain,
+    Closed { reason: CloseReason },
+}
+
+/// What a session shows where it runs, in order. A final [`Segment`] is on disk before it is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    State(AgentState),
+    UserState(UserState),
+    Transcript(Segment),
+    Metric(Metric),
+    Usage(Usage),
+}

@@ -1,0 +1,353 @@
+//! One participant as the session hears it: what the voice activity detector claims, and the
+//! transcript segments made of what recognition tells.
+//!
+//! Each final closes a segment; the interims before it carry the same id.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    input::SpeakerId,
+    timers::{earlier, ms_between},
+};
+use crate::{
+    stt::Transcript,
+    transcript::segment::{Segment, SpeakerKind},
+};
+
+/// Longest text of one segment, in bytes; what a provider sends beyond is cut.
+const MAX_TEXT: usize = 16 * 1024;
+/// For how long recognition may still report on a stretch that was closed without its final.
+const PROMOTED_FOR: Duration = Duration::from_secs(10);
+/// An estimate of how long a word takes to say, where nothing else tells when a segment began.
+const MS_PER_WORD: u64 = 300;
+
+/// The session's own time line, and the names it gives out.
+#[derive(Debug)]
+pub(super) struct Ids {
+    pub prefix: String,
+    pub began: Instant,
+    users: u64,
+    agents: u64,
+    generations: u64,
+    speeches: u64,
+}
+
+impl Ids {
+    pub fn new(prefix: String, began: Instant) -> Self {
+        Self { prefix, began, users: 0, agents: 0, generations: 0, speeches: 0 }
+    }
+
+    pub fn user_row(&mut self) -> String {
+        self.users += 1;
+        format!("{}-u{}", self.prefix, self.users)
+    }
+
+    pub fn agent_row(&mut self) -> String {
+        self.agents += 1;
+        format!("{}-a{}", self.prefix, self.agents)
+    }
+
+    pub fn generation(&mut self) -> u64 {
+        self.generations += 1;
+        self.generations
+    }
+
+    pub fn speech(&mut self) -> u64 {
+        self.speeches += 1;
+        self.speeches
+    }
+
+    /// `at` in ms since the session began.
+    pub fn ms(&self, at: Instant) -> u64 {
+        ms_between(self.began, at)
+    }
+}
+
+/// What the voice activity detector claims of a speaker.
+#[derive(Debug, Default)]
+pub(super) struct Voice {
+    pub speaking: bool,
+    /// The true start of the last speech.
+    pub began: Option<Instant>,
+    /// The true end of the last speech; none while it goes on.
+    pub ended: Option<Instant>,
+    /// Found to be noise: the claim no longer counts, until a new one is made.
+    pub discounted: bool,
+}
+
+impl Voice {
+    pub fn starts(&mut self, speech_ms: u32, now: Instant) {
+        self.speaking = true;
+        self.discounted = false;
+        self.began = Some(earlier(now, speech_ms));
+        self.ended = None;
+    }
+
+    /// The true end of the speech.
+    pub fn ends(&mut self, silence_ms: u32, now: Instant) -> Instant {
+        let end = earlier(now, silence_ms).max(self.began.unwrap_or(now)).min(now);
+        self.speaking = false;
+        self.ended = Some(end);
+        end
+    }
+
+    /// Whether there is speech that counts.
+    pub fn is_heard(&self) -> bool {
+        self.speaking && !self.discounted
+    }
+
+    /// How long the last speech lasted, silence at its end left out.
+    pub fn lasted(&self, now: Instant) -> Duration {
+        let end = self.ended.unwrap_or(now);
+        self.began.map_or(Duration::ZERO, |began| end.saturating_duration_since(began))
+    }
+}
+
+/// A segment that recognition is still at.
+#[derive(Debug)]
+struct Open {
+    id: String,
+    text: String,
+    start_ms: u64,
+    duration_ms: u64,
+    confidence: f32,
+}
+
+/// A stretch that was closed with its interim text, because the final did not come in time.
+#[derive(Debug)]
+struct Promoted {
+    text: String,
+    /// Where it ended in the stream, in ms; 0 if the provider gives no times.
+    stream_end_ms: u64,
+    at: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Speaker {
+    pub id: SpeakerId,
+    pub identity: String,
+    pub name: String,
+    pub present: bool,
+    pub voice: Voice,
+    /// The connection is lost, or the provider has given up.
+    pub stt_down: bool,
+    /// Recognition reports while the user speaks, not only after: silence of it tells something.
+    pub gives_interims: bool,
+    /// When the first sample of the recognition stream was heard.
+    pub stream_began: Option<Instant>,
+    open: Option<Open>,
+    open_stream_end_ms: u64,
+    promoted: Option<Promoted>,
+    last_end_ms: u64,
+}
+
+impl Speaker {
+    pub fn new(id: SpeakerId, identity: String, name: String, present: bool) -> Self {
+        Self {
+            id,
+            identity,
+            name,
+            present,
+            voice: Voice::default(),
+            stt_down: false,
+            gives_interims: false,
+            stream_began: None,
+            open: None,
+            open_stream_end_ms: 0,
+            promoted: None,
+            last_end_ms: 0,
+        }
+    }
+
+    /// The text of the segment that recognition is still at.
+    pub fn open_text(&self) -> Option<&str> {
+        self.open.as_ref().map(|open| open.text.as_str())
+    }
+
+    /// The user speaks anew: what recognition reports from now on is no echo of a closed stretch.
+    pub fn new_speech(&mut self) {
+        self.promoted = None;
+    }
+
+    /// An interim: the segment to show, if it says anything new.
+    pub fn interim(&mut self, heard: &Transcript, ids: &mut Ids, now: Instant) -> Option<Segment> {
+        self.gives_interims = true;
+        let text = self.unsaid(heard, now)?;
+        let stream_end = heard.start_ms.saturating_add(heard.duration_ms);
+        let (start_ms, duration_ms) = self.place(heard, &text, ids, now);
+        match &mut self.open {
+            Some(open) if open.text == text => return None,
+            Some(open) => {
+                open.text = text;
+                open.duration_ms = ids.ms(now).saturating_sub(open.start_ms).min(
+                    // Replaced interims grow: their first place in time holds.
+                    start_ms.saturating_add(duration_ms).saturating_sub(open.start_ms),
+                );
+                open.confidence = plausible(heard.confidence);
+            }
+            None => {
+                let confidence = plausible(heard.confidence);
+                let id = ids.user_row();
+                self.open = Some(Open { id, text, start_ms, duration_ms, confidence });
+            }
+        }
+        self.open_stream_end_ms = stream_end;
+        self.open.as_ref().map(|open| self.segment(open, false))
+    }
+
+    /// A final: the segment it closes, unless it was empty or had come out already.
+    pub fn finalize(&mut self, heard: &Transcript, ids: &mut Ids, now: Instant) -> Option<Segment> {
+        if heard.text.trim().is_empty() {
+            return None;
+        }
+        let text = self.unsaid(heard, now);
+        self.promoted = None;
+        let text = text?;
+        let (start_ms, duration_ms) = self.place(heard, &text, ids, now);
+        let id = self.open.take().map_or_else(|| ids.user_row(), |open| open.id);
+        let confidence = plausible(heard.confidence);
+        self.last_end_ms = start_ms.saturating_add(duration_ms).max(self.last_end_ms);
+        let closed = Open { id, text, start_ms, duration_ms, confidence };
+        Some(self.segment(&closed, true))
+    }
+
+    /// Closes the open segment with its interim text: no final is waited for any longer.
+    pub fn promote(&mut self, now: Instant) -> Option<Segment> {
+        let open = self.open.take()?;
+        self.last_end_ms = open.start_ms.saturating_add(open.duration_ms).max(self.last_end_ms);
+        let segment = self.segment(&open, true);
+        let stream_end_ms = self.open_stream_end_ms;
+        self.promoted = Some(Promoted { text: open.text, stream_end_ms, at: now });
+        Some(segment)
+    }
+
+    /// When the words ended by the provider's own word times, if it gives them.
+    pub fn words_end(&self, heard: &Transcript, now: Instant) -> Option<Instant> {
+        let end_ms = heard.words.last()?.end_ms;
+        let at = self.stream_began?.checked_add(Duration::from_millis(end_ms))?;
+        (end_ms > 0).then_some(at.min(now))
+    }
+
+    /// A row about something typed.
+    pub fn typed(&self, text: &str, ids: &mut Ids, now: Instant) -> Segment {
+        let start_ms = ids.ms(now);
+        let open = Open {
+            id: ids.user_row(),
+            text: bounded(text).to_owned(),
+            start_ms,
+            duration_ms: 0,
+            confidence: 1.0,
+        };
+        self.segment(&open, true)
+    }
+
+    /// What of a transcript has not come out with a stretch that was closed early; none if nothing.
+    fn unsaid(&self, heard: &Transcript, now: Instant) -> Option<String> {
+        let text = bounded(heard.text.trim());
+        if text.is_empty() {
+            return None;
+        }
+        let rest = match &self.promoted {
+            Some(promoted) if now.saturating_duration_since(promoted.at) <= PROMOTED_FOR => {
+                let later = promoted.stream_end_ms > 0 && heard.start_ms >= promoted.stream_end_ms;
+                if later { text } else { rest_of(&promoted.text, text) }
+            }
+            _ => text,
+        };
+        (!rest.is_empty()).then(|| rest.to_owned())
+    }
+
+    /// Start and duration in ms since the session began: the provider's if they can be true, else
+    /// from the detector, else estimated.
+    fn place(&self, heard: &Transcript, text: &str, ids: &Ids, now: Instant) -> (u64, u64) {
+        let now_ms = ids.ms(now);
+        let timed = heard.start_ms > 0 || heard.duration_ms > 0;
+        if let Some(stream_began) = self.stream_began.filter(|_| timed) {
+            let start = ids.ms(stream_began).saturating_add(heard.start_ms);
+            if start <= now_ms {
+                return (start, heard.duration_ms.min(now_ms - start));
+            }
+        }
+        if let Some(open) = &self.open {
+            let end = self.voice.ended.map_or(now_ms, |at| ids.ms(at)).max(open.start_ms);
+            return (open.start_ms, end - open.start_ms);
+        }
+        let end = self.voice.ended.map_or(now_ms, |at| ids.ms(at)).max(self.last_end_ms);
+        let said = text.split_whitespace().count() as u64 * MS_PER_WORD;
+        let start = match self.voice.began.map(|at| ids.ms(at)) {
+            Some(began) if began <= end => began,
+            _ => end.saturating_sub(said),
+        };
+        let start = start.max(self.last_end_ms);
+        (start, end.saturating_sub(start))
+    }
+
+    fn segment(&self, open: &Open, is_final: bool) -> Segment {
+        Segment {
+            id: open.id.clone(),
+            kind: SpeakerKind::User,
+            speaker_id: self.identity.clone(),
+            speaker_name: self.name.clone(),
+            text: open.text.clone(),
+            start_ms: open.start_ms,
+            duration_ms: open.duration_ms,
+            confidence: open.confidence,
+            is_final,
+        }
+    }
+}
+
+fn plausible(confidence: f32) -> f32 {
+    if confidence.is_finite() { confidence.clamp(0.0, 1.0) } else { 0.0 }
+}
+
+/// `text`, cut at a character to the longest that a segment holds.
+pub(super) fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
+}
+
+/// What `text` adds to `said`, if it is recognition's later word on the same stretch; all of
+/// `text` if it is another.
+fn rest_of<'a>(said: &str, text: &'a str) -> &'a str {
+    let words = said.split_whitespace().count();
+    let same = said.split_whitespace().zip(text.split_whitespace());
+    let common = same.take_while(|(one, other)| is_same_word(one, other)).count();
+    if common == 0 || common * 2 < words {
+        return text;
+    }
+    let mut rest = text;
+    for _ in 0..words {
+        rest = rest.trim_start();
+        rest = rest.find(char::is_whitespace).map_or("", |end| &rest[end..]);
+    }
+    rest.trim_start()
+}
+
+fn is_same_word(one: &str, other: &str) -> bool {
+    let letters = |word: &str| -> Vec<char> {
+        word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    letters(one) == letters(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_final_after_an_early_close_adds_only_its_new_words() {
+        assert_eq!(rest_of("book a", "Book a table."), "table.");
+        assert_eq!(rest_of("book a table", "Book a table."), "");
+        assert_eq!(rest_of("book a cable", "Book a table for two"), "for two");
+        assert_eq!(rest_of("book a table", "for two"), "for two");
+    }
+
+    #[test]
+    fn a_voice_never_ends_before_it_began_nor_in_the_future() {
+        let now = crate::clock::now() + Duration::from_secs(1);
+        let mut voice = Voice::default();
+        voice.starts(100, now);
+        assert_eq!(voice.ends(5_000, now), earlier(now, 100));
+        assert_eq!(voice.lasted(now), Duration::ZERO);
+    }
+}

@@ -1,0 +1,602 @@
+//! Whatever happens, in whatever order: the invariants of the machine hold after every step, and a
+//! call left alone ends in IDLE.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+
+use crate::{
+    llm::{LlmError, LlmEvent, Role},
+    session::{
+        command::Command,
+        input::{
+            GenerationId, Input, ParticipantEvent, PlayoutEvent, SpeakerId, SttInput, TtsInput,
+            VadEvent,
+        },
+        machine::{Session, SessionIds},
+        settings::Settings,
+        simulation::{Call, ms},
+        state::{AgentState, CloseReason},
+    },
+    stt::{SttError, Transcript, Word},
+    transcript::segment::SpeakerKind,
+    tts::{SpeechId, TimedText, TtsError},
+};
+
+/// Playout is taken to run on for at most this after its last report.
+const EXTRAPOLATED_MS: u64 = 150;
+
+/// A step of a random schedule: what happens, with which numbers, after how long.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    what: u8,
+    a: u16,
+    b: u16,
+    gap_ms: u32,
+    /// The driver is late: timers fire after the input, not at their time.
+    late: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let gap = prop_oneof![4 => Just(0u32), 6 => 0..120u32, 4 => 100..900u32, 1 => 900..8_000u32];
+    (any::<u8>(), any::<u16>(), any::<u16>(), gap, prop::bool::weighted(0.1))
+        .prop_map(|(what, a, b, gap_ms, late)| Step { what, a, b, gap_ms, late })
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let flags = prop::collection::vec(any::<bool>(), 7);
+    (flags, 0..3usize, prop::bool::weighted(0.1)).prop_map(|(flags, words, transcribe_only)| {
+        let said = |is: bool, text: &str| is.then(|| text.to_owned());
+        Settings {
+            system_prompt: "Be brief.".into(),
+            greeting: said(flags[0], "greeting one two three"),
+            farewell: said(flags[1], "farewell one two three"),
+            greeting_interruptible: flags[2],
+            interruptible: flags[3],
+            close_on_participant_left: flags[4],
+            apology: if flags[5] { "apology one two three".into() } else { String::new() },
+            max_speak: if flags[6] { ms(30_000) } else { ms(1_500) },
+            min_interruption_words: words,
+            transcribe_only,
+            ..Settings::default()
+        }
+    })
+}
+
+/// What the world knows of one speech.
+#[derive(Debug, Default)]
+struct Heard {
+    text: String,
+    aligned: Vec<TimedText>,
+    aligned_ms: u64,
+    audio_ms: u64,
+    position_ms: u64,
+    open: bool,
+    /// What was heard was shown before the voice told its times: by an estimate.
+    estimated: bool,
+    /// It was let flow to the track at least once.
+    played: bool,
+    over: bool,
+    bundled: bool,
+    drained: bool,
+    ended: bool,
+}
+
+/// The world's side of a session, which checks everything that it is told.
+struct World {
+    session: Session,
+    began: Instant,
+    now: Instant,
+    state: AgentState,
+    closed: bool,
+    running: Option<GenerationId>,
+    last_generation: u64,
+    speeches: BTreeMap<SpeechId, Heard>,
+    finals: BTreeSet<String>,
+    shown: BTreeSet<String>,
+    expected: Vec<String>,
+    user_rows: Vec<String>,
+    agent_rows: Vec<String>,
+    count: u64,
+}
+
+impl World {
+    fn new(settings: Settings) -> Self {
+        let began = crate::clock::now();
+        let ids = SessionIds {
+            prefix: "s".into(),
+            agent_identity: "agent".into(),
+            agent_name: "Agent".into(),
+        };
+        Self {
+            session: Session::new(settings, ids, began),
+            began,
+            now: began,
+            state: AgentState::Idle,
+            closed: false,
+            running: None,
+            last_generation: 0,
+            speeches: BTreeMap::new(),
+            finals: BTreeSet::new(),
+            shown: BTreeSet::new(),
+            expected: Vec::new(),
+            user_rows: Vec::new(),
+            agent_rows: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// A word that is said once only.
+    fn word(&mut self, letter: char) -> String {
+        self.count += 1;
+        format!("{letter}{}", self.count)
+    }
+
+    fn transcript(&mut self, step: Step, letter: char) -> Transcript {
+        let words: Vec<_> = (0..step.a % 5).map(|_| self.word(letter)).collect();
+        let now_ms = self.now.duration_since(self.began).as_millis() as u64;
+        let (start_ms, duration_ms) = match step.b % 4 {
+            0 => (0, 0),
+            1 => (now_ms.saturating_sub(700), 600),
+            2 => (u64::MAX, u64::MAX),
+            _ => (u64::from(step.b), u64::from(step.a)),
+        };
+        let timed = words.iter().filter(|_| step.b % 3 == 0).map(|text| Word {
+            text: text.clone(),
+            start_ms,
+            end_ms: start_ms.saturating_add(duration_ms),
+            confidence: 0.5,
+        });
+        Transcript {
+            text: words.join(" "),
+            start_ms,
+            duration_ms,
+            confidence: if step.b % 5 == 0 { f32::NAN } else { 0.8 },
+            words: timed.collect(),
+            language: None,
+        }
+    }
+
+    fn speech(&self, step: Step) -> SpeechId {
+        let last = self.speeches.keys().next_back().map_or(0, |id| id.0);
+        // Mostly the current one, else an old one, else one that never was.
+        SpeechId(match step.b % 16 {
+            0 => last.saturating_sub(1),
+            1 => last + 1,
+            _ => last,
+        })
+    }
+
+    fn input(&mut self, step: Step) -> Option<Input> {
+        // Mostly the linked one.
+        let speaker = SpeakerId(if step.b.is_multiple_of(8) { 2 } else { 1 });
+        let generation = GenerationId(
+            self.last_generation - u64::from(step.b % 16 == 0).min(self.last_generation),
+        );
+        let id = self.speech(step);
+        let stt = |event| Some(Input::Stt { speaker, event });
+        let llm = |event| Some(Input::Llm { id: generation, event });
+        let tts = |event| Some(Input::Tts { id, event });
+        let play = |event| Some(Input::Playout { id, event });
+        match step.what % 64 {
+            0 => Some(Input::Ready),
+            1 => {
+                let name = format!("user{}", speaker.0);
+                let event = ParticipantEvent::Joined { identity: name.clone(), name };
+                Some(Input::Participant { speaker, event })
+            }
+            2 if step.a.is_multiple_of(4) => {
+                Some(Input::Participant { speaker, event: ParticipantEvent::Left })
+            }
+            3..=7 => {
+                let event = VadEvent::Started { speech_ms: u32::from(step.a % 600) };
+                Some(Input::Vad { speaker, event })
+            }
+            8..=12 => {
+                let event = VadEvent::Ended { silence_ms: u32::from(step.a % 600) };
+                Some(Input::Vad { speaker, event })
+            }
+            13..=17 => {
+                let heard = self.transcript(step, 'i');
+                stt(SttInput::Interim(heard))
+            }
+            18..=23 => {
+                let heard = self.transcript(step, 'f');
+                if !heard.text.is_empty() {
+                    self.expected.push(heard.text.clone());
+                }
+                stt(SttInput::Final(heard))
+            }
+            24 => stt(SttInput::EndOfTurn),
+            25 => stt(SttInput::SpeechStarted),
+            26 => stt(SttInput::Started),
+            27 => stt(if step.a.is_multiple_of(2) { SttInput::Lost } else { SttInput::Restored }),
+            28 => stt(SttInput::Failed(SttError::Unreachable("random".into()))),
+            29 => stt(SttInput::Usage { audio_ms: 1 }),
+            30..=36 => {
+                let text = match step.a % 8 {
+                    0 => "\n".to_owned(),
+                    _ => format!("{} ", self.word('t')),
+                };
+                llm(LlmEvent::Text(text))
+            }
+            37..=39 => llm(LlmEvent::End),
+            40 => llm(LlmEvent::Error(LlmError::Interrupted("random".into()))),
+            41 => llm(LlmEvent::Usage { input_tokens: 1, cached_tokens: 0, output_tokens: 1 }),
+            42..=45 => tts(TtsInput::Audio { ms: u32::from(step.a % 900) }),
+            46..=48 => {
+                let (text, start) = match self.speeches.get(&id) {
+                    Some(heard) => {
+                        let done: usize = heard.aligned.iter().map(|word| word.text.len()).sum();
+                        let rest = heard.text.get(done..).unwrap_or_default();
+                        let word = rest.split_inclusive(' ').next().unwrap_or_default();
+                        (word.to_owned(), heard.aligned_ms)
+                    }
+                    None => ("bogus".into(), 0),
+                };
+                let end_ms = start + u64::from(step.a % 700);
+                tts(TtsInput::Alignment(vec![TimedText { text, start_ms: start, end_ms }]))
+            }
+            49 => tts(TtsInput::End),
+            50 => tts(TtsInput::Error(TtsError::Rejected("random".into()))),
+            51 => tts(TtsInput::Usage { characters: 1 }),
+            52..=54 => play(PlayoutEvent::Started),
+            55..=57 => play(PlayoutEvent::Position { ms: u64::from(step.a % 4_000) }),
+            58..=59 => play(PlayoutEvent::Drained { ms: u64::from(step.a % 4_000) }),
+            60 => {
+                let text = self.word('c');
+                self.expected.push(text.clone());
+                Some(Input::Chat { speaker, text })
+            }
+            61 => {
+                let text = format!("{} {}", self.word('s'), self.word('s'));
+                Some(Input::Say { text, interruptible: step.a.is_multiple_of(2) })
+            }
+            62 if step.a.is_multiple_of(4) => Some(Input::Drain),
+            63 if step.a.is_multiple_of(8) => {
+                Some(Input::Close { reason: CloseReason::Terminated })
+            }
+            _ => None,
+        }
+    }
+
+    /// What the world itself knows from an input that it gives.
+    fn note(&mut self, input: &Input) {
+        match input {
+            Input::Llm { id, event: LlmEvent::End | LlmEvent::Error(_) }
+                if self.running == Some(*id) =>
+            {
+                self.running = None;
+            }
+            Input::Tts { id, event } => {
+                let Some(heard) = self.speeches.get_mut(id).filter(|heard| !heard.over) else {
+                    return;
+                };
+                match event {
+                    TtsInput::Audio { ms } => heard.audio_ms += u64::from(*ms),
+                    TtsInput::Alignment(words) if !heard.bundled => {
+                        heard.aligned.extend(words.iter().cloned());
+                        heard.aligned_ms = words.last().map_or(0, |word| word.end_ms);
+                    }
+                    TtsInput::End => heard.ended = true,
+                    _ => {}
+                }
+            }
+            Input::Playout { id, event } => {
+                let current = self.speeches.get_mut(id);
+                let Some(heard) = current.filter(|heard| heard.played && !heard.over) else {
+                    return;
+                };
+                heard.estimated |= heard.aligned.is_empty();
+                match event {
+                    PlayoutEvent::Position { ms } => heard.position_ms = heard.position_ms.max(*ms),
+                    PlayoutEvent::Drained { ms } => {
+                        heard.position_ms = heard.position_ms.max(*ms);
+                        heard.drained = true;
+                    }
+                    PlayoutEvent::Started => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn give(&mut self, input: Input) {
+        self.note(&input);
+        let is_chat = matches!(input, Input::Chat { .. });
+        let now = self.now;
+        self.session.handle_input(input, now);
+        self.check(is_chat);
+    }
+
+    /// Lets time pass; timers fire when they are due.
+    fn pass(&mut self, by: Duration) {
+        let until = self.now + by;
+        while let Some(at) = self.session.poll_timeout().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.session.handle_timeout(self.now);
+            let again = self.session.poll_timeout();
+            assert!(again.is_none_or(|next| next > self.now), "a timer is due again at once");
+            self.check(false);
+        }
+        self.now = until;
+    }
+
+    fn check(&mut self, is_chat: bool) {
+        let mut resumed = false;
+        while let Some(command) = self.session.poll_command() {
+            assert!(!self.closed, "{command:?} after Leave");
+            resumed |= matches!(
+                command,
+                Command::Resume { .. } | Command::Play { .. } | Command::PlayApology { .. }
+            );
+            self.take(command, is_chat, resumed);
+        }
+        self.check_state();
+    }
+
+    fn take(&mut self, command: Command, is_chat: bool, resumed: bool) {
+        match command {
+            Command::SetState(to) => self.change_state(to, is_chat, resumed),
+            Command::Generate { id, request } => {
+                assert_eq!(self.running, None, "one generation at a time");
+                assert!(id.0 > self.last_generation, "ids grow");
+                assert_eq!(request.messages.last().map(|last| last.role), Some(Role::User));
+                let pending = self.speeches.values().find(|heard| !heard.over && !heard.drained);
+                assert!(pending.is_none(), "a speech for a turn that is replaced: {pending:?}");
+                self.running = Some(id);
+                self.last_generation = id.0;
+            }
+            Command::CancelGeneration { id } => {
+                assert_eq!(self.running.take(), Some(id), "cancelled what did not run");
+            }
+            Command::Speak { id, text } => {
+                let newest = self.speeches.keys().next_back().is_none_or(|last| *last <= id);
+                assert!(newest, "speaks for an old speech");
+                let heard = self.speeches.entry(id).or_default();
+                assert!(!heard.over, "speaks for a cancelled speech");
+                heard.text.push_str(&text);
+            }
+            Command::PlayApology { id } => {
+                let heard = Heard { open: true, played: true, bundled: true, ..Heard::default() };
+                assert!(self.speeches.insert(id, heard).is_none());
+            }
+            Command::Play { id } | Command::Resume { id, .. } => {
+                let heard = self.speeches.get_mut(&id).expect("never spoken");
+                if let Command::Resume { from_ms, .. } = command {
+                    heard.position_ms = heard.position_ms.max(from_ms);
+                }
+                assert!(!heard.over && !heard.open, "plays twice, or what was cancelled");
+                heard.open = true;
+                heard.played = true;
+            }
+            Command::ClearPlayout { id } => {
+                let heard = self.speeches.get_mut(&id).expect("never spoken");
+                assert!(!heard.over && heard.open, "clears what does not play");
+                heard.open = false;
+            }
+            Command::FinishSpeech { id } => {
+                assert!(!self.speeches[&id].over, "finishes a cancelled speech");
+            }
+            Command::CancelSpeech { id } => {
+                // A bundled apology may be cancelled before it was ever played.
+                let heard = self.speeches.entry(id).or_default();
+                assert!(!std::mem::replace(&mut heard.over, true), "cancelled twice");
+                heard.open = false;
+            }
+            Command::Transcript(row) => {
+                assert!(!self.finals.contains(&row.id), "{row:?} after its final");
+                assert!(!row.text.is_empty());
+                assert!((0.0..=1.0).contains(&row.confidence));
+                let now_ms = self.now.duration_since(self.began).as_millis() as u64;
+                assert!(row.start_ms + row.duration_ms <= now_ms, "{row:?} at {now_ms}");
+                self.shown.insert(row.id.clone());
+                if row.is_final {
+                    self.finals.insert(row.id.clone());
+                    match row.kind {
+                        SpeakerKind::User => self.user_rows.push(row.text),
+                        SpeakerKind::Agent => self.agent_rows.push(row.text),
+                    }
+                }
+            }
+            Command::Leave { .. } => {
+                self.closed = true;
+                assert_eq!(self.shown, self.finals, "a row was left open");
+            }
+            Command::SetUserState(_)
+            | Command::FinalizeStt { .. }
+            | Command::Metric(_)
+            | Command::Usage(_) => {}
+        }
+    }
+
+    /// SPEC §1: from which state to which, and why.
+    fn change_state(&mut self, to: AgentState, is_chat: bool, resumed: bool) {
+        use AgentState::{Idle, Listening, Speaking, Thinking};
+        let allowed = match (self.state, to) {
+            (Idle, Thinking) => is_chat,
+            (Speaking, Thinking) => is_chat || self.running.is_some(),
+            (Listening, Speaking) => resumed,
+            (from, to) => from != to,
+        };
+        assert!(allowed, "{:?} to {to:?}", self.state);
+        self.state = to;
+    }
+
+    fn check_state(&mut self) {
+        for heard in self.speeches.values_mut() {
+            heard.over |= heard.drained;
+            heard.open &= !heard.over;
+        }
+        assert_eq!(self.session.state(), self.state);
+        if self.closed {
+            assert_eq!(self.session.poll_timeout(), None, "a timer after Leave");
+            assert_eq!(self.running, None);
+            return;
+        }
+        let playing = self.speeches.values().filter(|heard| heard.open).count();
+        assert!(playing <= 1, "two speeches at once");
+        match self.state {
+            AgentState::Idle => {
+                assert_eq!(self.running, None, "idle with a generation");
+                assert_eq!(playing, 0, "idle while playing");
+            }
+            AgentState::Listening => assert_eq!(playing, 0, "plays while the user has the floor"),
+            AgentState::Thinking => {}
+            AgentState::Speaking => assert_eq!(playing, 1, "speaking without a speech"),
+        }
+        if self.state != AgentState::Idle {
+            let at = self.session.poll_timeout().expect("a state without a timer");
+            assert!(at <= self.now + Duration::from_secs(61), "a timer that is absurdly far");
+        }
+    }
+
+    /// Everything that the history holds as said was heard.
+    fn check_history(&mut self) {
+        for message in self.session.history().iter() {
+            if message.role != Role::Assistant {
+                continue;
+            }
+            let first = message.text.split(' ').next().unwrap_or_default();
+            let is_it = |heard: &&Heard| heard.text.split_whitespace().next() == Some(first);
+            let mut candidates = self.speeches.values().filter(is_it);
+            let heard = candidates.any(|heard| {
+                let prefix = heard.text.trim_start().starts_with(&message.text);
+                let by = heard.position_ms + EXTRAPOLATED_MS;
+                let timed = heard.aligned.iter().take_while(|word| word.end_ms <= by);
+                let most: usize = timed.map(|word| word.text.len()).sum();
+                let whole = heard.ended && (heard.drained || heard.position_ms >= heard.audio_ms);
+                let in_time = whole || heard.estimated || message.text.len() <= most;
+                prefix && in_time && (heard.position_ms > 0 || heard.audio_ms > 0 || whole)
+            });
+            assert!(heard, "{:?} was not heard; {:#?}", message.text, self.speeches);
+            assert!(self.agent_rows.contains(&message.text), "said without a row");
+        }
+    }
+}
+
+fn runs(settings: Settings, steps: &[Step]) {
+    let mut world = World::new(settings);
+    let event = ParticipantEvent::Joined { identity: "user1".into(), name: "user1".into() };
+    world.give(Input::Participant { speaker: SpeakerId(1), event });
+    for step in steps {
+        let gap = Duration::from_millis(u64::from(step.gap_ms));
+        if step.late {
+            world.now += gap;
+        } else {
+            world.pass(gap);
+        }
+        if world.closed {
+            break;
+        }
+        if let Some(input) = world.input(*step) {
+            world.give(input);
+        }
+    }
+    // Nothing more happens: the machine finds its own way out of every state.
+    world.pass(Duration::from_mins(10));
+    assert!(world.closed || world.state == AgentState::Idle, "stuck in {:?}", world.state);
+    world.check_history();
+    world.give(Input::Close { reason: CloseReason::RoomClosed });
+    assert!(world.closed);
+    world.give(Input::Ready);
+    for text in &world.expected {
+        let times = world.user_rows.iter().filter(|row| *row == text).count();
+        assert_eq!(times, 1, "the final {text:?} came out {times} times");
+    }
+}
+
+/// A random call: what the user says and when, and which providers fail.
+#[derive(Debug, Clone)]
+struct Random {
+    /// Gap before, words, ms a word; without words it is noise.
+    said: Vec<(u64, usize, u64)>,
+    faults: [bool; 5],
+    timing: [u64; 5],
+}
+
+fn call() -> impl Strategy<Value = Random> {
+    let said = prop::collection::vec((150..6_000u64, 0..6usize, 120..500u64), 1..6);
+    (said, prop::array::uniform5(prop::bool::weighted(0.1)), prop::array::uniform5(0..800u64))
+        .prop_map(|(said, faults, timing)| Random { said, faults, timing })
+}
+
+fn simulated(random: &Random) {
+    let settings =
+        Settings { greeting: Some("Hello, what can I do?".into()), ..Settings::default() };
+    let mut call = Call::new(settings);
+    call.script.stt_interim_delay = Some(ms(random.timing[0]));
+    call.script.stt_final_delay = ms(random.timing[0] + random.timing[1]);
+    call.script.stt_finalize_delay = ms(random.timing[0] + 20);
+    call.script.llm_first_token = ms(random.timing[2]);
+    call.script.llm_per_token = ms(random.timing[3] / 4);
+    call.script.tts_first_audio = ms(random.timing[4]);
+    call.script.llm_failures = u32::from(random.faults[0]);
+    call.script.tts_failures = u32::from(random.faults[1]);
+    call.script.llm_dies_after = random.faults[2].then_some(3);
+    call.script.llm_stalls_after = random.faults[3].then_some(3);
+    call.script.tts_dies_after = random.faults[4].then_some(ms(700));
+    let answer = "One moment please while I look through all of the books.";
+    call.answers([answer, answer, answer]);
+    let mut at = ms(500);
+    let mut words = Vec::new();
+    for (gap, count, each) in &random.said {
+        at += ms(*gap);
+        let said: Vec<_> = (0..*count).map(|n| format!("w{}", words.len() + n)).collect();
+        let until = at + ms(each * (*count).max(1) as u64);
+        if said.is_empty() {
+            call.noise(at..until);
+        } else {
+            call.user_says(&said.join(" "), at..until);
+        }
+        words.extend(said);
+        at = until;
+    }
+    call.run_to_end();
+    assert_eq!(call.state(), AgentState::Idle);
+    let rows = call.user_said().join(" ");
+    assert_eq!(rows, words.join(" "), "each word comes out once, in order");
+    // What the transcript holds as the agent's is what was played, but for the words that the
+    // last report of playout was too early for: at most one a speech.
+    let heard = call.heard();
+    let said = call.agent_said().join(" ");
+    let mut rest = heard.split_whitespace();
+    for word in said.split_whitespace() {
+        assert!(rest.any(|heard| heard == word), "{word:?} of {said:?} not in {heard:?}");
+    }
+    let missing = heard.split_whitespace().count() - said.split_whitespace().count();
+    let speeches = call.times(|c| matches!(c, Command::Play { .. })).len();
+    assert!(missing <= speeches, "{said:?} of {heard:?}");
+    // And the model is shown each word of the user once, in order, but for those in passing.
+    let history = call.history();
+    let shown = history.iter().filter(|message| message.role == Role::User);
+    let shown: Vec<_> = shown.flat_map(|message| message.text.split(' ')).collect();
+    let mut spoken = words.iter();
+    for word in &shown {
+        assert!(spoken.any(|said| said == word), "{word:?} twice or out of order");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_inputs_in_any_order_keep_the_invariants(
+        settings in settings(),
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        runs(settings, &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_call_ends_in_idle_with_every_word_kept(random in call()) {
+        simulated(&random);
+    }
+}

@@ -1,0 +1,86 @@
+//! The audio that the provider has not made final yet: what a new connection is sent again.
+
+use std::collections::VecDeque;
+
+/// Mono s16 samples from the last final to now, numbered from the stream's first sample; bounded,
+/// the oldest go first.
+#[derive(Debug)]
+pub struct Backlog {
+    samples: VecDeque<i16>,
+    start: u64,
+    capacity: usize,
+}
+
+impl Backlog {
+    pub const fn new(capacity: usize) -> Self {
+        Self { samples: VecDeque::new(), start: 0, capacity }
+    }
+
+    /// Number of the oldest sample held.
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Number of the next sample to come.
+    pub fn end(&self) -> u64 {
+        self.start + self.samples.len() as u64
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    pub fn push(&mut self, samples: &[i16]) {
+        self.samples.extend(samples);
+        let surplus = self.samples.len().saturating_sub(self.capacity);
+        self.samples.drain(..surplus);
+        self.start += surplus as u64;
+    }
+
+    /// Everything before sample `until` is final: it will not be needed again.
+    pub fn settle(&mut self, until: u64) {
+        let settled = until.min(self.end()).saturating_sub(self.start);
+        self.samples.drain(..settled as usize);
+        self.start += settled;
+        // After an outage the space for it is given back.
+        if self.samples.capacity() / 8 > self.samples.len().max(16_000) {
+            self.samples.shrink_to(32_000);
+        }
+    }
+
+    /// At most `count` samples from number `from`, which is moved to the oldest held if that is
+    /// later, as s16 little-endian.
+    pub fn bytes(&self, from: u64, count: usize) -> Vec<u8> {
+        let skip = (from.saturating_sub(self.start) as usize).min(self.samples.len());
+        let count = count.min(self.samples.len() - skip);
+        self.samples.range(skip..skip + count).flat_map(|sample| sample.to_le_bytes()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_final_goes_and_the_numbers_stay() {
+        let mut backlog = Backlog::new(10);
+        backlog.push(&[0, 1, 2, 3, 4]);
+        backlog.settle(2);
+        backlog.push(&[5]);
+        assert_eq!((backlog.start(), backlog.end()), (2, 6));
+        assert_eq!(backlog.bytes(4, 10), [4, 0, 5, 0]);
+        backlog.settle(1);
+        assert_eq!(backlog.start(), 2);
+        backlog.settle(u64::MAX);
+        assert_eq!((backlog.start(), backlog.is_empty()), (6, true));
+        assert!(backlog.bytes(9, 1).is_empty());
+    }
+
+    #[test]
+    fn the_oldest_go_when_it_is_full() {
+        let mut backlog = Backlog::new(3);
+        backlog.push(&[0, 1, 2, 3, 4]);
+        assert_eq!((backlog.start(), backlog.end()), (2, 5));
+        assert_eq!(backlog.bytes(0, 1), [2, 0]);
+    }
+}

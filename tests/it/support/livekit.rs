@@ -1,0 +1,125 @@
+//! A real livekit-server, one per test, on ports of its own.
+
+use std::{
+    fs::File,
+    net::{TcpListener, UdpSocket},
+    process::{Child, Command, Stdio},
+};
+
+use livekit_api::{
+    access_token::{AccessToken, VideoGrants},
+    services::{agent_dispatch::AgentDispatchClient, room::RoomClient},
+};
+use tempfile::TempDir;
+
+use super::poll;
+
+pub const KEY: &str = "devkey";
+pub const SECRET: &str = "a-secret-of-at-least-32-characters";
+
+/// A running server; ends when dropped.
+pub struct LiveKit {
+    process: Child,
+    pub url: String,
+    pub port: u16,
+    _directory: TempDir,
+}
+
+impl LiveKit {
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With these lines added to its configuration.
+    pub async fn start_with(more: &str) -> Self {
+        let binary = std::env::var("ANTIPHON_TEST_LIVEKIT_SERVER").expect(
+            "ANTIPHON_TEST_LIVEKIT_SERVER names no livekit-server: run `cargo xtask test`, \
+             which installs one",
+        );
+        let (port, rtc_tcp, rtc_udp) = (free_tcp(), free_tcp(), free_udp());
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let config = directory.path().join("livekit.yaml");
+        std::fs::write(
+            &config,
+            format!(
+                "port: {port}\nbind_addresses: [127.0.0.1]\nlog_level: info\n\
+                 rtc:\n  tcp_port: {rtc_tcp}\n  udp_port: {rtc_udp}\n  node_ip: 127.0.0.1\n  \
+                 enable_loopback_candidate: true\n\
+                 agents:\n  target_load: 2.0\n\
+                 keys:\n  {KEY}: {SECRET}\n{more}"
+            ),
+        )
+        .expect("the server's configuration");
+        let log = File::create(directory.path().join("livekit.log")).expect("a log file");
+        let process = Command::new(binary)
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .spawn()
+            .expect("livekit-server starts");
+        let server =
+            Self { process, url: format!("ws://127.0.0.1:{port}"), port, _directory: directory };
+        let address = format!("http://127.0.0.1:{port}/");
+        poll("livekit-server answering", || async {
+            reqwest::get(&address).await.ok().filter(|answer| answer.status().is_success())
+        })
+        .await;
+        server
+    }
+
+    pub fn http_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn rooms(&self) -> RoomClient {
+        RoomClient::with_api_key(&self.http_url(), KEY, SECRET)
+    }
+
+    pub fn dispatches(&self) -> AgentDispatchClient {
+        AgentDispatchClient::with_api_key(&self.http_url(), KEY, SECRET)
+    }
+
+    /// Sends an agent into a room, which is made if need be.
+    pub async fn dispatch(&self, agent: &str, room: &str) -> String {
+        let request = livekit_protocol::CreateAgentDispatchRequest {
+            agent_name: agent.into(),
+            room: room.into(),
+            metadata: String::new(),
+            ..Default::default()
+        };
+        self.dispatches().create_dispatch(request).await.expect("a dispatch").id
+    }
+
+    /// The state that the server has for the first job of a dispatch: status and error.
+    pub async fn job(&self, room: &str, dispatch: &str) -> Option<livekit_protocol::JobState> {
+        let listed = self.dispatches().list_dispatch(room).await.ok()?;
+        let dispatch = listed.into_iter().find(|listed| listed.id == dispatch)?;
+        dispatch.state?.jobs.first()?.state.clone()
+    }
+
+    pub fn token(&self, room: &str, identity: &str) -> String {
+        AccessToken::with_api_key(KEY, SECRET)
+            .with_identity(identity)
+            .with_name(identity)
+            .with_grants(VideoGrants { room_join: true, room: room.into(), ..Default::default() })
+            .to_jwt()
+            .expect("a token")
+    }
+}
+
+impl Drop for LiveKit {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub fn free_tcp() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
+fn free_udp() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
