@@ -316,7 +316,7 @@ pub fn client(connect_timeout: Duration) -> Result<reqwest::Client, String> {
         .connect_timeout(connect_timeout)
         .tcp_nodelay(true)
         .tcp_keepalive(Duration::from_secs(20))
-        .pool_idle_timeout(Duration::from_secs(120))
+        .pool_idle_timeout(Duration::from_mins(2))
         .pool_max_idle_per_host(32)
         // A redirected POST would carry the conversation somewhere else.
         .redirect(reqwest::redirect::Policy::none())

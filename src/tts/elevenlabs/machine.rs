@@ -13,12 +13,12 @@ use std::{
 };
 
 use super::{
-    align::Aligner,
     proto::{self, Frame, ServerError, VoiceSettings},
+    speech::{Context, Speech, to_samples},
 };
 use crate::{
     net::backoff::Backoff,
-    tts::{SpeechId, TtsCommand, TtsError, TtsEvent, chunker::Chunker},
+    tts::{SpeechId, TtsCommand, TtsError, TtsEvent},
 };
 
 /// ElevenLabs closes the socket on a sixth context.
@@ -29,16 +29,14 @@ const MAX_SPEECH_BYTES: usize = 32_000;
 const MAX_SPEECHES: usize = 32;
 /// How many times a speech of which nothing was heard is sent again.
 const MAX_RESENDS: u32 = 2;
-/// The first piece waits so long for a few more words.
-const FIRST_HOLD: Duration = Duration::from_millis(80);
-/// Text is sent at any word when the audio at hand ends within this: about a generation's time.
-const RUNNING_OUT: Duration = Duration::from_millis(400);
 /// A cancelled context whose end the server does not tell is forgotten after this.
 const LINGER: Duration = Duration::from_secs(3);
 /// Without a word of the end from the server, a speech whose text is all spoken ends after this.
-const SETTLED: Duration = Duration::from_millis(1_000);
+const SETTLED: Duration = Duration::from_secs(1);
 /// The driver stops reading the socket at so many events that nobody has taken.
 const MAX_EVENTS: usize = 64;
+/// A socket that lived so long was a success: the next failure is the first again.
+const PROVEN: Duration = Duration::from_secs(10);
 /// Pause before another attempt to open a spare after one that failed.
 const SPARE_PAUSE: Duration = Duration::from_secs(2);
 /// Delays between attempts to connect while somebody waits to hear something: none, then doubling.
@@ -86,117 +84,19 @@ pub enum Refusal {
     Unreachable(String),
 }
 
-#[derive(Debug)]
-struct Context {
-    name: String,
-    last_sent: Instant,
-    /// When the first audible text was sent.
-    spoken_since: Option<Instant>,
-    heard: bool,
-    closed: bool,
-}
-
-#[derive(Debug)]
-struct Speech {
-    id: SpeechId,
-    /// All that was sent, over all contexts since the last resend.
-    sent: String,
-    waiting: Chunker,
-    /// Bytes taken in, for the bound.
-    length: usize,
-    finished: bool,
-    context: Option<Context>,
-    aligner: Aligner,
-    samples: u64,
-    half_sample: Option<u8>,
-    last_audio: Option<Instant>,
-    /// When all audio so far will have been heard, if it plays as it comes.
-    plays_until: Option<Instant>,
-    /// Since when text has been waiting for its first piece to be sent.
-    held_since: Option<Instant>,
-    /// Since when it waits for a connection.
-    disconnected_since: Option<Instant>,
-    resends: u32,
-    characters: u64,
-}
-
-impl Speech {
-    fn new(id: SpeechId) -> Self {
-        Self {
-            id,
-            sent: String::new(),
-            waiting: Chunker::default(),
-            length: 0,
-            finished: false,
-            context: None,
-            aligner: Aligner::default(),
-            samples: 0,
-            half_sample: None,
-            last_audio: None,
-            plays_until: None,
-            held_since: None,
-            disconnected_since: None,
-            resends: 0,
-            characters: 0,
-        }
-    }
-
-    fn has_text(&self) -> bool {
-        !self.waiting.is_blank()
-    }
-
-    /// All text is with the server and none will follow.
-    fn is_all_sent(&self) -> bool {
-        self.finished && !self.has_text()
-    }
-
-    /// All that was sent has been spoken, as far as the server tells what it speaks.
-    fn is_spoken(&self) -> bool {
-        self.aligner.is_behind(&self.sent) == Some(false)
-    }
-
-    /// The server owes audio. Where its alignment does not tell, only the end is owed.
-    fn is_owed(&self) -> bool {
-        let Some(context) = self.context.as_ref().filter(|context| context.spoken_since.is_some())
-        else {
-            return false;
-        };
-        !context.heard || self.is_all_sent() || self.aligner.is_behind(&self.sent).unwrap_or(false)
-    }
-
-    /// When what is waiting must be sent at any word.
-    fn urgent_at(&self) -> Option<Instant> {
-        if !self.waiting.has_words() {
-            return None;
-        }
-        if self.sent.is_empty() {
-            return self.held_since.map(|since| since + FIRST_HOLD);
-        }
-        // While the server still owes audio more text does not help: it speaks in order.
-        if self.is_owed() {
-            return None;
-        }
-        self.plays_until.map(|end| end.checked_sub(RUNNING_OUT).unwrap_or(end))
-    }
-
-    /// Everything is to be sent once more: nothing of it has been heard.
-    fn rewind(&mut self) {
-        self.context = None;
-        self.aligner = Aligner::default();
-        self.half_sample = None;
-        let mut text = std::mem::take(&mut self.sent);
-        text.push_str(self.waiting.as_str());
-        self.waiting.restart(text);
-        self.resends += 1;
-    }
-}
-
 /// What is known about the current socket.
 #[derive(Debug, Clone, Copy)]
 struct Socket {
     /// A speech has been on it.
     used: bool,
+    opened: Instant,
     idle_since: Instant,
+}
+
+impl Socket {
+    const fn new(now: Instant) -> Self {
+        Self { used: false, opened: now, idle_since: now }
+    }
 }
 
 /// After every `handle_*`, drain `poll_action` and `poll_event` to `None`, then wait for
@@ -281,7 +181,7 @@ impl Machine {
         self.connecting = false;
         self.refused = false;
         if self.current.is_none() {
-            self.current = Some(Socket { used: false, idle_since: now });
+            self.current = Some(Socket::new(now));
         } else if self.spare {
             self.actions.push_back(Action::CloseSpare);
         } else {
@@ -316,14 +216,18 @@ impl Machine {
     pub fn handle_lost(&mut self, reason: &str, now: Instant) {
         reason.clone_into(&mut self.last_failure);
         // Of use until now: worth having back at once. One that never was may be refused again.
-        let used = self.current.take().is_some_and(|current| current.used);
+        let current = self.current.take();
+        let used = current.is_some_and(|current| current.used);
+        if current.is_some_and(|current| now >= current.opened + PROVEN) {
+            self.backoff.reset();
+        }
         self.lingering.clear();
         self.actions.retain(|action| !matches!(action, Action::Send(_)));
         self.interrupt_where(reason, now, |_| true);
         if self.spare {
             self.spare = false;
             self.actions.push_back(Action::Promote);
-            self.current = Some(Socket { used: false, idle_since: now });
+            self.current = Some(Socket::new(now));
         } else if !self.connecting {
             self.retry_later(now);
             if used && !self.refused {
@@ -465,7 +369,7 @@ impl Machine {
         if self.spare {
             self.spare = false;
             self.actions.push_back(Action::Promote);
-            self.current = Some(Socket { used: false, idle_since: now });
+            self.current = Some(Socket::new(now));
         } else {
             self.actions.push_back(Action::Close);
             self.current = None;
@@ -779,7 +683,7 @@ impl Machine {
                 self.spare = false;
                 if idle {
                     self.actions.push_back(Action::Promote);
-                    self.current = Some(Socket { used: false, idle_since: now });
+                    self.current = Some(Socket::new(now));
                 } else {
                     self.actions.push_back(Action::CloseSpare);
                 }
@@ -845,20 +749,6 @@ impl Machine {
         let settled = speech.is_all_sent() && speech.is_spoken();
         Some(since + if settled { SETTLED } else { self.settings.audio_timeout })
     }
-}
-
-/// Little-endian bytes to samples; `half` carries the odd byte from frame to frame.
-fn to_samples(half: &mut Option<u8>, pcm: &[u8]) -> Vec<i16> {
-    let mut bytes = half.take().into_iter().chain(pcm.iter().copied());
-    let mut samples = Vec::with_capacity(pcm.len() / 2 + 1);
-    while let Some(low) = bytes.next() {
-        let Some(high) = bytes.next() else {
-            *half = Some(low);
-            break;
-        };
-        samples.push(i16::from_le_bytes([low, high]));
-    }
-    samples
 }
 
 #[cfg(test)]

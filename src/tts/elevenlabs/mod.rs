@@ -6,10 +6,11 @@
 mod align;
 mod machine;
 pub mod proto;
+mod speech;
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::mpsc;
 use url::Url;
 
@@ -182,11 +183,12 @@ impl Tts for ElevenLabs {
         let machine = Machine::new(Settings { jitter: random_fraction(), ..self.settings.clone() });
         let driver = Driver {
             machine,
-            request: Arc::new(ws::Request::new(self.socket.clone()).secret_header(
+            api_key: self.api_key.clone(),
+            request: ws::Request::new(self.socket.clone()).secret_header(
                 "xi-api-key",
                 "",
                 &self.api_key,
-            )),
+            ),
             limits: Limits {
                 connect: self.settings.connect_budget.max(Duration::from_millis(500)),
                 send: Duration::from_secs(2),
@@ -207,7 +209,8 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectError>> 
 /// The sockets of one session.
 struct Driver {
     machine: Machine,
-    request: Arc<ws::Request>,
+    api_key: SecretString,
+    request: ws::Request,
     limits: Limits,
     multi: bool,
     current: Option<Connection>,
@@ -235,7 +238,7 @@ impl Driver {
                 permit = events.reserve(), if self.machine.has_event() => match permit {
                     Ok(permit) => {
                         if let Some(event) = self.machine.poll_event() {
-                            permit.send(event);
+                            permit.send(self.redact_event(event));
                         }
                     }
                     // Nobody listens any more.
@@ -270,7 +273,7 @@ impl Driver {
         while let Some(action) = self.machine.poll_action() {
             match action {
                 Action::Connect => {
-                    let request = (*self.request).clone();
+                    let request = self.request.clone();
                     self.connecting = Some(Box::pin(ws::connect(request, self.limits)));
                 }
                 Action::Send(text) => {
@@ -301,7 +304,8 @@ impl Driver {
             }
             Err(error) if error.is_retryable() => Refusal::Unreachable(error.to_string()),
             Err(ConnectError::Refused { status, message, .. }) => {
-                Refusal::Fatal(TtsError::Rejected(format!("HTTP {status} {message}")))
+                let message = format!("HTTP {status} {}", self.redact(&message));
+                Refusal::Fatal(TtsError::Rejected(message))
             }
             Err(error) => Refusal::Fatal(TtsError::Rejected(error.to_string())),
         };
@@ -318,16 +322,34 @@ impl Driver {
             }
             Ok(Frame::Binary(_)) => {}
             Ok(Frame::Closed { code, reason }) => {
-                self.lost(&format!("closed with {code} {reason}"))
+                self.lost(&format!("closed with {code} {reason}"));
             }
             Err(error) => self.lost(&error.to_string()),
         }
     }
 
+    /// Takes the key out of a text that the server wrote.
+    fn redact(&self, text: &str) -> String {
+        let key = self.api_key.expose_secret();
+        if key.is_empty() { text.to_owned() } else { text.replace(key, "***") }
+    }
+
+    fn redact_event(&self, event: TtsEvent) -> TtsEvent {
+        let TtsEvent::Error { id, error } = event else { return event };
+        let error = match error {
+            TtsError::Rejected(text) => TtsError::Rejected(self.redact(&text)),
+            TtsError::Unreachable(text) => TtsError::Unreachable(self.redact(&text)),
+            TtsError::Interrupted(text) => TtsError::Interrupted(self.redact(&text)),
+            other => other,
+        };
+        TtsEvent::Error { id, error }
+    }
+
     fn lost(&mut self, reason: &str) {
+        let reason = self.redact(reason);
         tracing::debug!(reason, "the connection to elevenlabs is gone");
         self.current = None;
-        self.machine.handle_lost(reason, clock::now());
+        self.machine.handle_lost(&reason, clock::now());
     }
 }
 

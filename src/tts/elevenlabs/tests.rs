@@ -49,8 +49,8 @@ impl Line {
         change(&mut config);
         let (sender, events) = mpsc::channel(16);
         let connection = ElevenLabs::new(config).unwrap().connect(sender);
-        let _stop = context.stop.clone().drop_guard();
-        Self { commands: connection.commands, events, log: context.log, _stop }
+        let stop = context.stop.clone().drop_guard();
+        Self { commands: connection.commands, events, log: context.log, _stop: stop }
     }
 
     async fn warm(script: ElevenLabsScript) -> Self {

@@ -25,7 +25,7 @@ fn settings(multi: bool) -> Settings {
         sample_rate: RATE,
         audio_timeout: Duration::from_millis(2_500),
         connect_budget: Duration::from_millis(2_500),
-        inactivity: Duration::from_secs(180),
+        inactivity: Duration::from_mins(3),
         jitter: 0.0,
     }
 }
@@ -49,16 +49,12 @@ impl Bench {
     fn run_until(&mut self, ms: u64) {
         let end = self.start + Duration::from_millis(ms);
         for _ in 0..10_000 {
-            match self.machine.poll_timeout().filter(|at| *at <= end) {
-                Some(at) => {
-                    self.now = self.now.max(at);
-                    self.machine.handle_timeout(self.now);
-                }
-                None => {
-                    self.now = end;
-                    return;
-                }
-            }
+            let Some(at) = self.machine.poll_timeout().filter(|at| *at <= end) else {
+                self.now = end;
+                return;
+            };
+            self.now = self.now.max(at);
+            self.machine.handle_timeout(self.now);
         }
         panic!("a time-out that is never dealt with: {:?}", self.machine);
     }
@@ -454,6 +450,18 @@ fn an_idle_machine_retries_by_the_usual_back_off_and_at_once_when_needed() {
     assert_eq!(bench.sent(), [""; 0]);
     bench.say(1, "Hi");
     assert_eq!(bench.sent(), ["Connect"]);
+}
+
+#[test]
+fn a_socket_that_the_server_closes_every_minute_stays_warm() {
+    let mut bench = Bench::warm(true);
+    for minute in 1..20 {
+        bench.run_until(minute * 60_000);
+        bench.lost();
+        bench.run_until(minute * 60_000 + 1_000);
+        assert_eq!(bench.sent(), ["Connect"]);
+        bench.connected();
+    }
 }
 
 #[test]
