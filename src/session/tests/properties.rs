@@ -144,7 +144,7 @@ impl World {
             2 => (u64::MAX, u64::MAX),
             _ => (u64::from(step.b), u64::from(step.a)),
         };
-        let timed = words.iter().filter(|_| step.b % 3 == 0).map(|text| Word {
+        let timed = words.iter().filter(|_| step.b.is_multiple_of(3)).map(|text| Word {
             text: text.clone(),
             start_ms,
             end_ms: start_ms.saturating_add(duration_ms),
@@ -154,7 +154,7 @@ impl World {
             text: words.join(" "),
             start_ms,
             duration_ms,
-            confidence: if step.b % 5 == 0 { f32::NAN } else { 0.8 },
+            confidence: if step.b.is_multiple_of(5) { f32::NAN } else { 0.8 },
             words: timed.collect(),
             language: None,
         }
@@ -174,7 +174,7 @@ impl World {
         // Mostly the linked one.
         let speaker = SpeakerId(if step.b.is_multiple_of(8) { 2 } else { 1 });
         let generation = GenerationId(
-            self.last_generation - u64::from(step.b % 16 == 0).min(self.last_generation),
+            self.last_generation - u64::from(step.b.is_multiple_of(16)).min(self.last_generation),
         );
         let id = self.speech(step);
         let stt = |event| Some(Input::Stt { speaker, event });
@@ -382,8 +382,7 @@ impl World {
                 assert!(!self.speeches[&id].over, "finishes a cancelled speech");
             }
             Command::CancelSpeech { id } => {
-                // A bundled apology may be cancelled before it was ever played.
-                let heard = self.speeches.entry(id).or_default();
+                let heard = self.speeches.get_mut(&id).expect("never spoken");
                 assert!(!std::mem::replace(&mut heard.over, true), "cancelled twice");
                 heard.open = false;
             }
