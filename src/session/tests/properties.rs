@@ -181,6 +181,9 @@ impl World {
         let llm = |event| Some(Input::Llm { id: generation, event });
         let tts = |event| Some(Input::Tts { id, event });
         let play = |event| Some(Input::Playout { id, event });
+        if step.what >= 192 {
+            return self.likely(step);
+        }
         match step.what % 64 {
             0 => Some(Input::Ready),
             1 => {
@@ -261,6 +264,24 @@ impl World {
             }
             _ => None,
         }
+    }
+
+    /// What well-behaved providers would do next, so that schedules get past the first answer.
+    fn likely(&mut self, step: Step) -> Option<Input> {
+        let current = self.speeches.iter().next_back().filter(|(_, heard)| !heard.over);
+        let Some((id, heard)) = current.map(|(id, heard)| (*id, heard)) else {
+            let id = self.running?;
+            let text = format!("{} ", self.word('t'));
+            return Some(Input::Llm { id, event: LlmEvent::Text(text) });
+        };
+        let position = heard.position_ms + 100;
+        Some(match step.a % 5 {
+            0 | 1 if heard.audio_ms > 0 => Input::Playout { id, event: PlayoutEvent::Started },
+            2 | 3 if heard.audio_ms > position => {
+                Input::Playout { id, event: PlayoutEvent::Position { ms: position } }
+            }
+            _ => Input::Tts { id, event: TtsInput::Audio { ms: 400 } },
+        })
     }
 
     /// What the world itself knows from an input that it gives.
