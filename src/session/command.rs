@@ -46,7 +46,8 @@ pub enum Command {
         id: SpeechId,
     },
     /// Fall silent now: nothing queued at the track is heard. The speech's audio is kept until
-    /// `CancelSpeech`; the driver answers with `Playout::Position`.
+    /// `CancelSpeech`; the driver answers with `Playout::Position`. May come before anything of the
+    /// speech was played, or even before its first audio: then nothing flows until `Resume`.
     ClearPlayout {
         id: SpeechId,
     },

@@ -10,6 +10,9 @@
 //! assert_eq!(call.turn_committed_at(), Some(ms(1_200)));
 //! ```
 
+mod parts;
+mod script;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
@@ -18,6 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::parts::{Event, Said, Scheduled, Track};
+pub use self::script::Script;
 use super::{
     command::{Command, Metric},
     history::join,
@@ -44,157 +49,6 @@ const BUNDLED_APOLOGY: Duration = Duration::from_secs(2);
 
 pub const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
-}
-
-/// How the providers behave, and how they fail.
-#[derive(Debug, Clone)]
-pub struct Script {
-    /// The detector's minima of speech and of silence.
-    pub vad_min_speech: Duration,
-    pub vad_min_silence: Duration,
-    /// From the end of a word to the interim that holds it; none: finals only.
-    pub stt_interim_delay: Option<Duration>,
-    /// From the end of an utterance to its final, if nobody asks for it.
-    pub stt_final_delay: Duration,
-    /// From being asked for the final to the final.
-    pub stt_finalize_delay: Duration,
-    /// Recognition gives word times.
-    pub stt_word_times: bool,
-    /// Recognition tells nothing at all.
-    pub stt_silent: bool,
-    pub llm_first_token: Duration,
-    pub llm_per_token: Duration,
-    /// This many of the next generations fail before their first token.
-    pub llm_failures: u32,
-    /// The next generation breaks off after so many tokens.
-    pub llm_dies_after: Option<usize>,
-    /// The next generation stops after so many tokens and tells nothing more.
-    pub llm_stalls_after: Option<usize>,
-    pub tts_first_audio: Duration,
-    pub tts_ms_per_char: u64,
-    pub tts_alignment: bool,
-    /// This many of the next speeches fail before their first audio.
-    pub tts_failures: u32,
-    /// The next speech breaks off so long after its first audio.
-    pub tts_dies_after: Option<Duration>,
-    /// The next speeches give no audio and no error.
-    pub tts_silent: bool,
-}
-
-impl Default for Script {
-    fn default() -> Self {
-        Self {
-            vad_min_speech: ms(60),
-            vad_min_silence: ms(200),
-            stt_interim_delay: Some(ms(150)),
-            stt_final_delay: ms(400),
-            stt_finalize_delay: ms(100),
-            stt_word_times: false,
-            stt_silent: false,
-            llm_first_token: ms(300),
-            llm_per_token: ms(20),
-            llm_failures: 0,
-            llm_dies_after: None,
-            llm_stalls_after: None,
-            tts_first_audio: ms(200),
-            tts_ms_per_char: 60,
-            tts_alignment: true,
-            tts_failures: 0,
-            tts_dies_after: None,
-            tts_silent: false,
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Event {
-    Input(Input),
-    /// The detector's minimum of speech has passed since the voice in this place began.
-    VoiceHeard(usize),
-    /// The detector's minimum of silence has passed since it ended.
-    VoiceOver(usize),
-    Interim {
-        utterance: usize,
-        words: usize,
-    },
-    Final {
-        utterance: usize,
-        words: usize,
-    },
-    Llm(GenerationId, LlmEvent),
-    Audio {
-        id: SpeechId,
-        word: TimedText,
-    },
-    SpeechEnd(SpeechId),
-    SpeechError(SpeechId),
-    Tick {
-        id: SpeechId,
-        epoch: u32,
-    },
-}
-
-#[derive(Debug)]
-struct Scheduled {
-    at: Duration,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.order == other.order
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
-/// Something said by the user, word by word.
-#[derive(Debug)]
-struct Said {
-    words: Vec<(String, Range<Duration>)>,
-    finalized: usize,
-}
-
-/// A speech at the simulated voice and track.
-#[derive(Debug, Default)]
-struct Track {
-    words: Vec<TimedText>,
-    synthesised: u64,
-    audio_ms: u64,
-    ready_at: Duration,
-    fails_at: Option<Duration>,
-    mute: bool,
-    ended: bool,
-    gone: bool,
-    playing: bool,
-    started: bool,
-    drained: bool,
-    position: u64,
-    since: Duration,
-    epoch: u32,
-}
-
-impl Track {
-    fn advance(&mut self, now: Duration) {
-        if self.playing {
-            let passed = now.saturating_sub(self.since).as_millis() as u64;
-            self.position = (self.position + passed).min(self.audio_ms);
-        }
-        self.since = now;
-    }
 }
 
 /// One simulated call.

@@ -132,7 +132,9 @@ pub(super) struct Speaker {
     /// The connection is lost, or the provider has given up.
     pub stt_down: bool,
     /// Recognition reports while the user speaks, not only after: silence of it tells something.
+    /// Believed until a final comes without any interim.
     pub gives_interims: bool,
+    seen_interim: bool,
     /// When the first sample of the recognition stream was heard.
     pub stream_began: Option<Instant>,
     open: Option<Open>,
@@ -150,7 +152,8 @@ impl Speaker {
             present,
             voice: Voice::default(),
             stt_down: false,
-            gives_interims: false,
+            gives_interims: true,
+            seen_interim: false,
             stream_began: None,
             open: None,
             open_stream_end_ms: 0,
@@ -172,6 +175,7 @@ impl Speaker {
     /// An interim: the segment to show, if it says anything new.
     pub fn interim(&mut self, heard: &Transcript, ids: &mut Ids, now: Instant) -> Option<Segment> {
         self.gives_interims = true;
+        self.seen_interim = true;
         let text = self.unsaid(heard, now)?;
         let stream_end = heard.start_ms.saturating_add(heard.duration_ms);
         let (start_ms, duration_ms) = self.place(heard, &text, ids, now);
@@ -200,6 +204,7 @@ impl Speaker {
         if heard.text.trim().is_empty() {
             return None;
         }
+        self.gives_interims = self.seen_interim;
         let text = self.unsaid(heard, now);
         self.promoted = None;
         let text = text?;
@@ -264,7 +269,8 @@ impl Speaker {
         let timed = heard.start_ms > 0 || heard.duration_ms > 0;
         if let Some(stream_began) = self.stream_began.filter(|_| timed) {
             let start = ids.ms(stream_began).saturating_add(heard.start_ms);
-            if start <= now_ms {
+            let end = start.saturating_add(heard.duration_ms);
+            if start <= now_ms && end >= self.last_end_ms {
                 return (start, heard.duration_ms.min(now_ms - start));
             }
         }

@@ -310,6 +310,7 @@ impl Session {
     pub(super) fn listen(&mut self, now: Instant) {
         self.timers.clear(&[Timer::UserAway]);
         self.set_state(AgentState::Listening);
+        self.turn.listening_since = Some(now);
         self.endpoint(now);
     }
 
@@ -336,7 +337,7 @@ impl Session {
             text: !self.turn.text.is_empty(),
             open: linked.is_some_and(|speaker| speaker.open_text().is_some()),
             asked: self.turn.finalize_sent,
-            last_words: self.turn.last_words,
+            last_words: self.turn.last_words.max(self.turn.listening_since),
             gives_interims: linked.is_some_and(|speaker| speaker.gives_interims),
         };
         let (timer, at) = endpointing::next(ear, &self.settings);
@@ -404,6 +405,7 @@ impl Session {
             return;
         }
         self.turn.add(text);
+        self.turn.typed = true;
         let speech = self.speech.as_ref();
         if self.state == AgentState::Speaking && speech.is_some_and(|speech| !speech.interruptible)
         {

@@ -213,7 +213,7 @@ impl Session {
             let text = &self.turn.text;
             let open = self.linked().is_some_and(|speaker| speaker.open_text().is_some());
             let asks = interruption::asks_for_answer(text, self.turn.ended, interruptible, now);
-            if !asks && !open {
+            if !asks && !open && !self.turn.typed {
                 self.turn.carry();
             }
             self.go_idle(now);
@@ -322,7 +322,9 @@ impl Session {
         }
         self.cancel_generation();
         if let Some(speech) = speech {
-            self.command(Command::CancelSpeech { id: speech.id });
+            if speech.kind != SpeechKind::BundledApology || speech.flow != Flow::Closed {
+                self.command(Command::CancelSpeech { id: speech.id });
+            }
             let heard = speech.heard(now);
             self.record(speech, heard, now);
         }

@@ -144,7 +144,7 @@ impl World {
             2 => (u64::MAX, u64::MAX),
             _ => (u64::from(step.b), u64::from(step.a)),
         };
-        let timed = words.iter().filter(|_| step.b % 3 == 0).map(|text| Word {
+        let timed = words.iter().filter(|_| step.b.is_multiple_of(3)).map(|text| Word {
             text: text.clone(),
             start_ms,
             end_ms: start_ms.saturating_add(duration_ms),
@@ -154,7 +154,7 @@ impl World {
             text: words.join(" "),
             start_ms,
             duration_ms,
-            confidence: if step.b % 5 == 0 { f32::NAN } else { 0.8 },
+            confidence: if step.b.is_multiple_of(5) { f32::NAN } else { 0.8 },
             words: timed.collect(),
             language: None,
         }
@@ -174,13 +174,16 @@ impl World {
         // Mostly the linked one.
         let speaker = SpeakerId(if step.b.is_multiple_of(8) { 2 } else { 1 });
         let generation = GenerationId(
-            self.last_generation - u64::from(step.b % 16 == 0).min(self.last_generation),
+            self.last_generation - u64::from(step.b.is_multiple_of(16)).min(self.last_generation),
         );
         let id = self.speech(step);
         let stt = |event| Some(Input::Stt { speaker, event });
         let llm = |event| Some(Input::Llm { id: generation, event });
         let tts = |event| Some(Input::Tts { id, event });
         let play = |event| Some(Input::Playout { id, event });
+        if step.what >= 192 {
+            return self.likely(step);
+        }
         match step.what % 64 {
             0 => Some(Input::Ready),
             1 => {
@@ -261,6 +264,24 @@ impl World {
             }
             _ => None,
         }
+    }
+
+    /// What well-behaved providers would do next, so that schedules get past the first answer.
+    fn likely(&mut self, step: Step) -> Option<Input> {
+        let current = self.speeches.iter().next_back().filter(|(_, heard)| !heard.over);
+        let Some((id, heard)) = current.map(|(id, heard)| (*id, heard)) else {
+            let id = self.running?;
+            let text = format!("{} ", self.word('t'));
+            return Some(Input::Llm { id, event: LlmEvent::Text(text) });
+        };
+        let position = heard.position_ms + 100;
+        Some(match step.a % 5 {
+            0 | 1 if heard.audio_ms > 0 => Input::Playout { id, event: PlayoutEvent::Started },
+            2 | 3 if heard.audio_ms > position => {
+                Input::Playout { id, event: PlayoutEvent::Position { ms: position } }
+            }
+            _ => Input::Tts { id, event: TtsInput::Audio { ms: 400 } },
+        })
     }
 
     /// What the world itself knows from an input that it gives.
@@ -382,8 +403,7 @@ impl World {
                 assert!(!self.speeches[&id].over, "finishes a cancelled speech");
             }
             Command::CancelSpeech { id } => {
-                // A bundled apology may be cancelled before it was ever played.
-                let heard = self.speeches.entry(id).or_default();
+                let heard = self.speeches.get_mut(&id).expect("never spoken");
                 assert!(!std::mem::replace(&mut heard.over, true), "cancelled twice");
                 heard.open = false;
             }

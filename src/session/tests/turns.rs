@@ -257,6 +257,18 @@ fn a_detector_that_never_lets_go_does_not_keep_the_user_waiting() {
 }
 
 #[test]
+fn a_detector_that_claims_speech_again_and_again_does_not_keep_the_user_waiting() {
+    let mut call = Call::new(agent());
+    call.user_says("book a table", ms(0)..ms(700));
+    for n in 2..20 {
+        call.noise(ms(n * 500)..ms(n * 500 + 100));
+    }
+    call.run_until(ms(6_000));
+    // The final came at 1,000 ms; since then nothing but clicks.
+    assert_eq!(call.turn_committed_at(), Some(ms(4_060)));
+}
+
+#[test]
 fn noise_without_words_ends_in_idle() {
     let mut call = Call::new(agent());
     call.noise(ms(0)..ms(300));

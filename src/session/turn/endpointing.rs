@@ -28,6 +28,7 @@ pub(in crate::session) struct Ear {
     pub open: bool,
     /// Recognition was asked to close that segment.
     pub asked: bool,
+    /// When recognition last told something new in this turn.
     pub last_words: Option<Instant>,
     pub gives_interims: bool,
 }
@@ -36,13 +37,13 @@ pub(in crate::session) struct Ear {
 /// close the segment that it is still at.
 pub(in crate::session) fn next(ear: Ear, settings: &Settings) -> (Timer, Instant) {
     if ear.speaking {
-        let last = ear.last_words.unwrap_or(ear.began).max(ear.began);
+        let last = ear.last_words.unwrap_or(ear.began);
         // Recognition that reports while the user speaks has fallen silent: what the detector
-        // takes for speech is something else.
+        // takes for speech, once or again and again, is something else.
         return if (ear.text || ear.open) && ear.gives_interims {
             (Timer::MaxEndpointing, later(last, settings.max_endpointing))
         } else {
-            (Timer::SpeechGuard, later(last, SPEECH_GUARD))
+            (Timer::SpeechGuard, later(last.max(ear.began), SPEECH_GUARD))
         };
     }
     let threshold = later(ear.ended, settings.silence_threshold);
@@ -98,7 +99,7 @@ mod tests {
         let going_on = Ear { speaking: true, ..ear };
         assert_eq!(
             next(going_on, &settings),
-            (Timer::MaxEndpointing, began + Duration::from_millis(4_000))
+            (Timer::MaxEndpointing, began + Duration::from_secs(4))
         );
     }
 }

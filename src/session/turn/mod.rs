@@ -22,6 +22,10 @@ pub(super) struct Turn {
     pub ended: Option<Instant>,
     /// When recognition last told something new.
     pub last_words: Option<Instant>,
+    /// When the user was last given the floor.
+    pub listening_since: Option<Instant>,
+    /// Words of it were typed: they ask for an answer, however few.
+    pub typed: bool,
     /// Recognition told words of the speech that is going on.
     pub has_words: bool,
     /// The detector reported this turn's end: it knows better than recognition's pace.
