@@ -32,7 +32,8 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         Ok(reporter) => reporter,
         Err(exit) => return exit,
     };
-    let Setup { livekit: Some(livekit), agent: Some(agent), providers: Some(providers), .. } = setup
+    let Setup { livekit: Some(livekit), agent: Some(agent), providers: Some(providers), .. } =
+        setup
     else {
         return Exit::Usage;
     };
@@ -43,13 +44,12 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         can_update_own_metadata: Some(true),
         ..VideoGrants::default()
     };
-    let token =
-        AccessToken::with_api_key(&livekit.api_key, livekit.api_secret.expose_secret())
-            .with_identity(&args.identity)
-            .with_name(&agent.label)
-            .with_kind("agent")
-            .with_grants(grants)
-            .to_jwt();
+    let token = AccessToken::with_api_key(&livekit.api_key, livekit.api_secret.expose_secret())
+        .with_identity(&args.identity)
+        .with_name(&agent.label)
+        .with_kind("agent")
+        .with_grants(grants)
+        .to_jwt();
     let token = match token {
         Ok(token) => token,
         Err(error) => {

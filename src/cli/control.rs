@@ -9,8 +9,8 @@ use tracing::info;
 use crate::{
     cli::{Exit, fail, start::signals},
     config::{Config, Setup, env},
-    telemetry::metrics,
     control::{self, Bound, ControlConfig, LiveKitConfig, MetricsText},
+    telemetry::metrics,
 };
 
 pub async fn run(setup: Setup) -> Exit {

@@ -29,9 +29,9 @@ use crate::{
     config::Setup,
     doubles::{self, Script},
     replay::{
-        simulated::{Expected, Utterance},
         realtime::{WavMicrophone, conduct},
         report::Report,
+        simulated::{Expected, Utterance},
     },
     room::{
         loopback::OneWay,
@@ -126,8 +126,8 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
     let speech: Arc<[i16]> = caller.samples.into();
     let start = clock::now();
     let length = Duration::from_millis(speech.len() as u64 / 16);
-    let recorder = wav::StereoWriter::create(&args.out, RATE)
-        .map_err(|error| refuse(error.to_string()))?;
+    let recorder =
+        wav::StereoWriter::create(&args.out, RATE).map_err(|error| refuse(error.to_string()))?;
     let ears = Arc::new(Mutex::new(VecDeque::new()));
     let hearing = tokio::spawn(listen(
         NativeAudioStream::new(to_caller.track.clone(), RATE as i32, 1),
@@ -150,20 +150,14 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
     let microphone = Box::new(TrackMicrophone::new(to_agent.track.clone()));
     let mut report = Report::new("demo", "realtime");
     let stop_signal = start::signals().ok_or(Exit::Usage)?.drain;
-    let conversation = conduct(
-        &room_sender,
-        shown,
-        microphone,
-        start,
-        start + length,
-        async |at_ms, shown| {
+    let conversation =
+        conduct(&room_sender, shown, microphone, start, start + length, async |at_ms, shown| {
             if let Shown::Transcript(segment) = shown {
                 stage::report(&transcripts, segment).await;
             }
             report.take(at_ms, shown);
             live.show(at_ms, shown);
-        },
-    );
+        });
     let interrupted = tokio::select! {
         () = conversation => false,
         () = stop_signal.cancelled() => true,

@@ -112,9 +112,7 @@ pub fn main() -> ExitCode {
         }
         Command::Start(args) => with_setup(&args, Needs::WORKER, Verbosity::Usual, start::run),
         Command::Dev(args) => with_setup(&args, Needs::DEV, Verbosity::Debug, dev::run),
-        Command::Control(args) => {
-            with_setup(&args, Needs::CONTROL, Verbosity::Usual, control::run)
-        }
+        Command::Control(args) => with_setup(&args, Needs::CONTROL, Verbosity::Usual, control::run),
         Command::Connect(With { own, settings }) => {
             with_setup(&settings, Needs::WORKER, Verbosity::Usual, |setup| connect::run(setup, own))
         }

@@ -83,15 +83,11 @@ async fn replay(setup: &mut Setup, args: &ReplayArgs) -> Result<(), String> {
         (report, replayed.reply, replayed.reply_rate)
     } else {
         let (settings, _) = agent.settings_for(&RoomContext::default());
-        let done = simulated::run(
-            &source,
-            &samples,
-            settings,
-            vad_config(&agent),
-            &said,
-            |at, shown| live.show(at, shown),
-        )
-        .map_err(|error| error.to_string())?;
+        let done =
+            simulated::run(&source, &samples, settings, vad_config(&agent), &said, |at, shown| {
+                live.show(at, shown);
+            })
+            .map_err(|error| error.to_string())?;
         (done.report, done.reply, simulated::REPLY_RATE)
     };
     write(&args.out, rate, &reply).map_err(|error| error.to_string())?;

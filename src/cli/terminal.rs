@@ -60,10 +60,8 @@ impl Live {
                 }
             }
             Shown::Metric(metric) => {
-                if let Some(text) = metric_text(metric) {
-                    let text = self.paint("2", &text);
-                    self.at(at_ms, &text);
-                }
+                let text = self.paint("2", &metric_text(metric));
+                self.at(at_ms, &text);
             }
             Shown::UserState(_) | Shown::Usage(_) => {}
         }
@@ -116,8 +114,8 @@ const fn state_colour(state: AgentState) -> &'static str {
     }
 }
 
-fn metric_text(metric: &Metric) -> Option<String> {
-    Some(match metric {
+fn metric_text(metric: &Metric) -> String {
+    match metric {
         Metric::EndpointingDelay { ms } => format!("end of turn after {ms} ms of silence"),
         Metric::Ttft { ms } => format!("first token after {ms} ms"),
         Metric::Ttfb { ms } => format!("first audio after {ms} ms"),
@@ -125,7 +123,7 @@ fn metric_text(metric: &Metric) -> Option<String> {
         Metric::Interruption => "interrupted".to_owned(),
         Metric::FalseInterruption => "false interruption: the agent goes on".to_owned(),
         Metric::Apology => "the agent apologises".to_owned(),
-    })
+    }
 }
 
 /// JSON for scripts.

@@ -43,8 +43,8 @@ impl Script {
         let stt = deepgram::SttScript::new();
         let llm = openai::OpenAiScript::new();
         Self {
-            stt: utterances.into_iter().fold(stt, |stt, text| stt.utterance(text)),
-            llm: answers.into_iter().fold(llm, |llm, text| llm.answer(text)),
+            stt: utterances.into_iter().fold(stt, deepgram::SttScript::utterance),
+            llm: answers.into_iter().fold(llm, openai::OpenAiScript::answer),
             tts: elevenlabs::ElevenLabsScript::new(),
         }
     }
@@ -79,11 +79,10 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let context = Context::default();
-    let router =
-        Router::new()
-            .merge(deepgram::router(script.stt, &context))
-            .merge(openai::router(script.llm, &context))
-            .merge(elevenlabs::router(script.tts, &context));
+    let router = Router::new()
+        .merge(deepgram::router(script.stt, &context))
+        .merge(openai::router(script.llm, &context))
+        .merge(elevenlabs::router(script.tts, &context));
     let router = Router::new().nest("/v1", router);
     let listener = listener.tap_io(|stream| {
         // Nagle's algorithm would add up to 40 ms to a measured latency.

@@ -24,7 +24,7 @@ const FRAME: usize = 160;
 /// The agent has nothing more to say when it has been idle for this long after the WAV's end.
 const SETTLE: Duration = Duration::from_millis(2_500);
 /// However long the agent talks, the replay ends this long after the WAV.
-const LONGEST_TAIL: Duration = Duration::from_secs(120);
+const LONGEST_TAIL: Duration = Duration::from_mins(2);
 
 /// Samples as a microphone, paced by the clock, with silence after their end.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::collections::{HashSet, VecDeque};
 use livekit::{
     participant::ParticipantKind,
     prelude::{
-        ParticipantIdentity, RemoteParticipant, RemoteTrack, RemoteTrackPublication, RoomEvent as LiveKitEvent,
-        TrackKind, TrackSource,
+        ParticipantIdentity, RemoteParticipant, RemoteTrack, RemoteTrackPublication,
+        RoomEvent as LiveKitEvent, TrackKind, TrackSource,
     },
 };
 use tracing::debug;
@@ -27,7 +27,11 @@ pub struct Events {
 
 impl Events {
     pub fn new(own: ParticipantIdentity, wanted: Option<String>) -> Self {
-        Self { own, wanted: wanted.filter(|identity| !identity.is_empty()), present: HashSet::new() }
+        Self {
+            own,
+            wanted: wanted.filter(|identity| !identity.is_empty()),
+            present: HashSet::new(),
+        }
     }
 
     /// What one event means to the session, in order.
@@ -36,10 +40,7 @@ impl Events {
         match event {
             LiveKitEvent::Connected { mut participants_with_tracks } => {
                 participants_with_tracks.sort_by_key(|(participant, _)| {
-                    (
-                        Some(participant.identity().0) != self.wanted,
-                        participant.joined_at(),
-                    )
+                    (Some(participant.identity().0) != self.wanted, participant.joined_at())
                 });
                 for (participant, publications) in participants_with_tracks {
                     self.joined(&participant, &mut out);
@@ -55,25 +56,25 @@ impl Events {
                     out.push_back(RoomEvent::ParticipantLeft { identity });
                 }
             }
-            LiveKitEvent::TrackPublished { publication, participant } => {
-                if speaks(&participant) {
-                    subscribe(&publication);
-                }
+            LiveKitEvent::TrackPublished { publication, participant } if speaks(&participant) => {
+                subscribe(&publication);
             }
-            LiveKitEvent::TrackSubscribed { track: RemoteTrack::Audio(track), publication, participant } => {
-                if speaks(&participant) && is_microphone(&publication) {
-                    self.joined(&participant, &mut out);
-                    out.push_back(RoomEvent::Audible {
-                        identity: participant.identity().0,
-                        microphone: Box::new(TrackMicrophone::new(track.rtc_track())),
-                    });
-                }
+            LiveKitEvent::TrackSubscribed {
+                track: RemoteTrack::Audio(track),
+                publication,
+                participant,
+            } if speaks(&participant) && is_microphone(&publication) => {
+                self.joined(&participant, &mut out);
+                out.push_back(RoomEvent::Audible {
+                    identity: participant.identity().0,
+                    microphone: Box::new(TrackMicrophone::new(track.rtc_track())),
+                });
             }
-            LiveKitEvent::TrackUnsubscribed { publication, participant, .. } => {
-                if is_microphone(&publication) {
-                    let identity = participant.identity().0;
-                    out.push_back(RoomEvent::Inaudible { identity });
-                }
+            LiveKitEvent::TrackUnsubscribed { publication, participant, .. }
+                if is_microphone(&publication) =>
+            {
+                let identity = participant.identity().0;
+                out.push_back(RoomEvent::Inaudible { identity });
             }
             LiveKitEvent::Disconnected { .. } => {
                 out.push_back(RoomEvent::Closed { reason: CloseReason::RoomClosed });
@@ -85,10 +86,14 @@ impl Events {
 
     fn joined(&mut self, participant: &RemoteParticipant, out: &mut VecDeque<RoomEvent>) {
         let identity = participant.identity();
-        if identity == self.own || !speaks(participant) || !self.present.insert(identity.0.clone()) {
+        if identity == self.own || !speaks(participant) || !self.present.insert(identity.0.clone())
+        {
             return;
         }
-        out.push_back(RoomEvent::ParticipantJoined { identity: identity.0, name: participant.name() });
+        out.push_back(RoomEvent::ParticipantJoined {
+            identity: identity.0,
+            name: participant.name(),
+        });
     }
 }
 

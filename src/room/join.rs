@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use livekit::{
     TextStreamReader,
     options::TrackPublishOptions,
-    prelude::{LocalAudioTrack, LocalTrack, Room, RoomError, RoomEvent as LiveKitEvent, RoomOptions, TrackSource},
+    prelude::{
+        LocalAudioTrack, LocalTrack, Room, RoomError, RoomEvent as LiveKitEvent, RoomOptions,
+        TrackSource,
+    },
     webrtc::audio_source::RtcAudioSource,
 };
 use tokio::sync::mpsc;
@@ -97,9 +100,8 @@ pub async fn run(
     let RoomJob { url, token, config, providers, reporter, participant } = job;
     let names = providers.clone();
     let speaks = providers.speaking.as_ref().map(|(_, tts)| voice_source(tts.sample_rate()));
-    let voice: Option<Box<dyn Voice>> = speaks
-        .clone()
-        .map(|source| Box::new(SourceVoice::new(source)) as Box<dyn Voice>);
+    let voice: Option<Box<dyn Voice>> =
+        speaks.clone().map(|source| Box::new(SourceVoice::new(source)) as Box<dyn Voice>);
 
     // The driver starts first: the providers' connections are made while the room is joined.
     let (room_sender, room_events) = mpsc::channel(256);

@@ -7,8 +7,8 @@ use libwebrtc::{
     peer_connection::{AnswerOptions, OfferOptions, TrackEvent},
     peer_connection_factory::{RtcConfiguration, native::PeerConnectionFactoryExt},
     prelude::{
-        MediaStreamTrack, PeerConnection, PeerConnectionFactory, PeerConnectionState, RtcAudioTrack,
-        RtcError, RtpTransceiverDirection, RtpTransceiverInit,
+        MediaStreamTrack, PeerConnection, PeerConnectionFactory, PeerConnectionState,
+        RtcAudioTrack, RtcError, RtpTransceiverDirection, RtpTransceiverInit,
     },
 };
 use tokio::{sync::mpsc, time::timeout};

@@ -22,18 +22,32 @@ const LEAD: Duration = Duration::from_millis(LEAD_MS as u64);
 #[derive(Debug)]
 pub enum PlayoutCommand {
     /// Mono s16 at the voice's rate.
-    Push { id: SpeechId, samples: Vec<i16> },
+    Push {
+        id: SpeechId,
+        samples: Vec<i16>,
+    },
     /// No more audio will come for this speech.
-    Finish { id: SpeechId },
-    Play { id: SpeechId },
+    Finish {
+        id: SpeechId,
+    },
+    Play {
+        id: SpeechId,
+    },
     /// Silence now; answered with the position heard.
-    Clear { id: SpeechId },
-    Resume { id: SpeechId, from_ms: u64 },
-    Cancel { id: SpeechId },
+    Clear {
+        id: SpeechId,
+    },
+    Resume {
+        id: SpeechId,
+        from_ms: u64,
+    },
+    Cancel {
+        id: SpeechId,
+    },
 }
 
 /// The longest speech that is kept; the session ends an agent's turn well before.
-const LONGEST_SPEECH: Duration = Duration::from_secs(180);
+const LONGEST_SPEECH: Duration = Duration::from_mins(3);
 
 /// Plays until the commands end. Frames are handed to the voice at most [`LEAD_MS`] ahead.
 pub async fn playout_task(

@@ -4,8 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use futures_util::StreamExt;
 use livekit::{
-    prelude::{LocalParticipant, ParticipantIdentity},
     SendTextOptions, StreamTextOptions, StreamWriter, TextStreamReader, TextStreamWriter,
+    prelude::{LocalParticipant, ParticipantIdentity},
 };
 use tracing::debug;
 

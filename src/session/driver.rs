@@ -27,7 +27,9 @@ use crate::{
     },
     session::{
         command::{Command, Usage},
-        input::{GenerationId, Input, ParticipantEvent, PlayoutEvent, SpeakerId, SttInput, TtsInput},
+        input::{
+            GenerationId, Input, ParticipantEvent, PlayoutEvent, SpeakerId, SttInput, TtsInput,
+        },
         machine::{Session, SessionIds},
         ports::{Microphone, RoomEvent, Shown, Voice},
         settings::Settings,
@@ -205,7 +207,11 @@ impl Driver {
 
     /// Waits for the next thing to happen. What steers the conversation comes before what feeds it:
     /// deadlines and the user's voice before the providers' output.
-    async fn next(&mut self, room: &mut mpsc::Receiver<RoomEvent>, deadline: Option<Instant>) -> Wake {
+    async fn next(
+        &mut self,
+        room: &mut mpsc::Receiver<RoomEvent>,
+        deadline: Option<Instant>,
+    ) -> Wake {
         let timer = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -257,9 +263,10 @@ impl Driver {
                 };
                 self.session.handle_input(input, now);
             }
-            Wake::Room(event) => self.on_room(event.unwrap_or(RoomEvent::Closed {
-                reason: CloseReason::RoomClosed,
-            }), now),
+            Wake::Room(event) => self.on_room(
+                event.unwrap_or(RoomEvent::Closed { reason: CloseReason::RoomClosed }),
+                now,
+            ),
             Wake::Stt(speaker, event) => self.on_stt(speaker, event, now),
             Wake::Llm(id, event) => {
                 // A provider that ends without a word about it has broken off.
@@ -461,7 +468,8 @@ impl Driver {
                     }
                 }
                 Command::FinalizeStt { speaker } => {
-                    let stream = self.speakers.get(&speaker).and_then(|known| known.stream.as_ref());
+                    let stream =
+                        self.speakers.get(&speaker).and_then(|known| known.stream.as_ref());
                     if let Some(stream) = stream {
                         let _ = stream.try_send(SttControl::Finalize);
                     }
@@ -476,7 +484,8 @@ impl Driver {
                 Command::PlayApology { id } => {
                     if let Some(ms) = self.play_apology(id) {
                         let now = clock::now();
-                        self.session.handle_input(Input::Tts { id, event: TtsInput::Audio { ms } }, now);
+                        self.session
+                            .handle_input(Input::Tts { id, event: TtsInput::Audio { ms } }, now);
                         self.session.handle_input(Input::Tts { id, event: TtsInput::End }, now);
                     }
                 }

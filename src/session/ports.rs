@@ -38,16 +38,34 @@ pub const LEAD_MS: u32 = 60;
 pub enum RoomEvent {
     /// Joined, and the voice track is live.
     Ready,
-    ParticipantJoined { identity: String, name: String },
-    ParticipantLeft { identity: String },
+    ParticipantJoined {
+        identity: String,
+        name: String,
+    },
+    ParticipantLeft {
+        identity: String,
+    },
     /// The participant's microphone can be heard from now on.
-    Audible { identity: String, microphone: Box<dyn Microphone> },
+    Audible {
+        identity: String,
+        microphone: Box<dyn Microphone>,
+    },
     /// The microphone is gone (unpublished); its last words are still awaited.
-    Inaudible { identity: String },
-    Chat { identity: String, text: String },
-    Say { text: String, interruptible: bool },
+    Inaudible {
+        identity: String,
+    },
+    Chat {
+        identity: String,
+        text: String,
+    },
+    Say {
+        text: String,
+        interruptible: bool,
+    },
     Drain,
-    Closed { reason: CloseReason },
+    Closed {
+        reason: CloseReason,
+    },
 }
 
 /// What a session shows where it runs, in order. A final [`Segment`] is on disk before it is shown.

@@ -36,7 +36,10 @@ async fn status_of(stage: &Stage, room: &str, dispatch: &str, wanted: JobStatus)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_turns_are_answered_from_history_shown_and_stored() {
-    let script = Script::new(["What is the weather in Paris?", "And tomorrow?"], ["It is sunny in Paris today.", "Tomorrow it will rain."]);
+    let script = Script::new(
+        ["What is the weather in Paris?", "And tomorrow?"],
+        ["It is sunny in Paris today.", "Tomorrow it will rain."],
+    );
     let stage = Stage::set(script).await;
     let _worker = stage.worker().await;
     let caller = stage.caller("weather").await;
@@ -48,14 +51,17 @@ async fn two_turns_are_answered_from_history_shown_and_stored() {
     ask(&caller, 2).await;
 
     // The room has seen what was said, in the name of who said it.
-    let said = caller.final_text("the second question", |text| text.text == "And tomorrow?").await;
+    let said = caller.final_text("the second question", |text| text.words == "And tomorrow?").await;
     assert_eq!(said.who, "alice");
-    let answer = caller.final_text("the second answer", |text| text.text.contains("rain")).await;
+    let answer = caller.final_text("the second answer", |text| text.words.contains("rain")).await;
     assert_eq!(answer.who, agent);
     let interims = caller.texts();
     let of_the_question = interims.iter().filter(|text| text.segment == said.segment);
-    assert!(of_the_question.clone().any(|text| !text.is_final), "interims were shown: {interims:?}");
-    caller.final_text("the greeting", |text| text.text == GREETING).await;
+    assert!(
+        of_the_question.clone().any(|text| !text.is_final),
+        "interims were shown: {interims:?}"
+    );
+    caller.final_text("the greeting", |text| text.words == GREETING).await;
 
     // The second request to the model held the first turn.
     let requests = stage.llm_requests();
@@ -154,7 +160,7 @@ async fn a_draining_worker_finishes_the_sentence_and_takes_no_new_job() {
     assert_eq!(worker.exited().await, Some(0), "{}", worker.log());
     status_of(&stage, "draining", &dispatch, JobStatus::JsSuccess).await;
     let job = stage.livekit.job("too-late", &late).await;
-    assert!(job.is_none_or(|job| job.status != JobStatus::JsRunning as i32), "{:?}", late);
+    assert!(job.is_none_or(|job| job.status != JobStatus::JsRunning as i32), "{late}");
     let rows = stage.transcripts("draining", |rows| rows.len() >= 3).await;
     assert_eq!(contents(&rows)[2], answer);
 }

@@ -8,13 +8,7 @@ use antiphon::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{
-    antiphon::Worker,
-    caller::fixture,
-    livekit::LiveKit,
-    stage::Stage,
-    within,
-};
+use crate::support::{antiphon::Worker, caller::fixture, livekit::LiveKit, stage::Stage, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_secret_is_said_and_ends_the_worker() {
@@ -39,12 +33,12 @@ async fn a_model_that_is_down_is_apologised_for_and_the_next_turn_works() {
     stage.livekit.dispatch("test-agent", "model-down").await;
     caller.heard(0).await;
     caller.say(&fixture("en-us-question.wav")).await;
-    let apology = caller.final_text("an apology", |text| text.text.contains("sorry")).await;
+    let apology = caller.final_text("an apology", |text| text.words.contains("sorry")).await;
     assert!(apology.who.starts_with("agent"));
     caller.heard(1).await;
     // Whatever is left of the refusals is used up by further turns; then it works again.
     let mut heard = 1;
-    while !caller.texts().iter().any(|text| text.text == "A good answer.") {
+    while !caller.texts().iter().any(|text| text.words == "A good answer.") {
         caller.say(&fixture("en-us-question.wav")).await;
         heard += 1;
         caller.heard(heard).await;
@@ -67,13 +61,16 @@ async fn a_voice_that_is_down_is_apologised_for_from_the_bundled_recording() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_that_is_gone_before_the_join_fails_the_job_with_its_code() {
-    let stage = Stage::with(LiveKit::start_with("room:\n  auto_create: false\n").await, Script::default()).await;
+    let stage =
+        Stage::with(LiveKit::start_with("room:\n  auto_create: false\n").await, Script::default())
+            .await;
     let job = RoomJob {
         url: stage.livekit.url.clone(),
-        token: stage.livekit.token("never-made", "agent-x"),
+        token: LiveKit::token("never-made", "agent-x"),
         ..stage.room_job("never-made").await
     };
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-    let failure = within("the join's end", join::run(job, drain, stop)).await.unwrap_err();
+    let failure =
+        within("the join's end", Box::pin(join::run(job, drain, stop))).await.unwrap_err();
     assert_eq!(failure.code(), "ROOM_NOT_FOUND", "{failure}");
 }

@@ -37,9 +37,9 @@ async fn every_final_that_was_shown_survives_kill_9_once() {
         stage.livekit.dispatch("test-agent", &room).await;
         caller.agent_joined().await;
         // Speaks until it is understood; the worker dies at a seeded moment right after.
-        let shown = |text: &Text| text.text == *sentence;
+        let shown = |text: &Text| text.words == *sentence;
         let speaking = caller.say(&question);
-        let (_, _) = tokio::join!(speaking, caller.final_text(sentence, shown));
+        let ((), _) = tokio::join!(speaking, caller.final_text(sentence, shown));
         tokio::time::sleep(Duration::from_micros(random(&mut seed) % 20_000)).await;
         worker.process.kill().await.expect("kill -9");
         caller.leave().await;

@@ -195,7 +195,6 @@ impl Tts for ElevenLabs {
                 max_message: proto::MAX_FRAME_BYTES,
                 ..Limits::default()
             },
-            multi: self.settings.multi,
             current: None,
             spare: None,
             connecting: None,
@@ -212,7 +211,6 @@ struct Driver {
     api_key: SecretString,
     request: ws::Request,
     limits: Limits,
-    multi: bool,
     current: Option<Connection>,
     spare: Option<Connection>,
     connecting: Option<Connecting>,
@@ -258,10 +256,7 @@ impl Driver {
                 }
             }
         }
-        if let Some(mut current) = self.current.take() {
-            if self.multi {
-                let _ = current.send_text(proto::close_socket()).await;
-            }
+        if let Some(current) = self.current.take() {
             current.close().await;
         }
         if let Some(spare) = self.spare.take() {

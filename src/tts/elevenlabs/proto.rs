@@ -152,8 +152,6 @@ struct Outgoing<'a> {
     flush: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     close_context: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    close_socket: bool,
 }
 
 impl Outgoing<'_> {
@@ -211,11 +209,6 @@ pub fn end_of_stream() -> String {
 pub fn keep_alive(context: Option<&str>) -> String {
     let text = if context.is_some() { "" } else { " " };
     Outgoing { text: Some(text), context_id: context, ..Outgoing::default() }.encode()
-}
-
-/// Ends every context and the socket.
-pub fn close_socket() -> String {
-    Outgoing { close_socket: true, ..Outgoing::default() }.encode()
 }
 
 /// When one character is spoken, in ms since the first sample of its frame's audio.
@@ -503,7 +496,6 @@ mod tests {
         assert_eq!(value(&keep_alive(Some("c1"))), json!({"text": "", "context_id": "c1"}));
         assert_eq!(value(&keep_alive(None)), json!({"text": " "}));
         assert_eq!(value(&end_of_stream()), json!({"text": ""}));
-        assert_eq!(value(&close_socket()), json!({"close_socket": true}));
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::{
 
 use tokio::process::{Child, Command};
 
-use super::{livekit::{KEY, LiveKit, SECRET, free_tcp}, poll, within};
+use super::{
+    livekit::{KEY, LiveKit, SECRET, free_tcp},
+    poll, within,
+};
 
 /// A running worker process; killed when dropped.
 pub struct Worker {

@@ -12,7 +12,8 @@ use livekit::{
     SendTextOptions, StreamReader,
     options::TrackPublishOptions,
     prelude::{
-        LocalAudioTrack, LocalTrack, Participant, RemoteTrack, Room, RoomEvent, RoomOptions, TrackSource,
+        LocalAudioTrack, LocalTrack, Participant, RemoteTrack, Room, RoomEvent, RoomOptions,
+        TrackSource,
     },
     webrtc::{
         audio_frame::AudioFrame,
@@ -37,7 +38,7 @@ pub struct Text {
     /// Whose words: the sender of the stream.
     pub who: String,
     pub segment: String,
-    pub text: String,
+    pub words: String,
     pub is_final: bool,
 }
 
@@ -115,8 +116,10 @@ impl Caller {
     }
 
     pub async fn final_text(&self, what: &str, matches: impl Fn(&Text) -> bool) -> Text {
-        self.until(what, |seen| seen.texts.iter().find(|text| text.is_final && matches(text)).cloned())
-            .await
+        self.until(what, |seen| {
+            seen.texts.iter().find(|text| text.is_final && matches(text)).cloned()
+        })
+        .await
     }
 
     pub fn texts(&self) -> Vec<Text> {
@@ -129,21 +132,21 @@ impl Caller {
 
     /// The agent's nth stretch of voice (from 0), as soon as it begins.
     pub async fn hears(&self, nth: usize) -> Stretch {
-        self.until(&format!("stretch {nth} of the agent's voice"), |seen| seen.voice.get(nth).copied()).await
+        self.until(&format!("stretch {nth} of the agent's voice"), |seen| {
+            seen.voice.get(nth).copied()
+        })
+        .await
     }
 
     /// The same, once it is over.
     pub async fn heard(&self, nth: usize) -> Stretch {
         self.until(&format!("the end of stretch {nth} of the agent's voice"), |seen| {
-            seen.voice.get(nth).copied().filter(|stretch| {
-                stretch.to.elapsed() > HANG || seen.voice.len() > nth + 1
-            })
+            seen.voice
+                .get(nth)
+                .copied()
+                .filter(|stretch| stretch.to.elapsed() > HANG || seen.voice.len() > nth + 1)
         })
         .await
-    }
-
-    pub fn stretches(&self) -> usize {
-        self.seen.lock().voice.len()
     }
 
     pub async fn agent_joined(&self) -> String {
@@ -152,13 +155,6 @@ impl Caller {
 
     pub async fn agent_left(&self) {
         self.until("the agent leaving", |seen| seen.agent_left.then_some(())).await;
-    }
-
-    pub async fn state(&self, state: &str, from: usize) -> usize {
-        self.until(&format!("agent state {state}"), |seen| {
-            seen.states.iter().skip(from).position(|seen| seen == state).map(|at| from + at + 1)
-        })
-        .await
     }
 
     pub async fn leave(self) {
@@ -174,8 +170,12 @@ async fn talk(source: NativeAudioSource, mut queue: mpsc::Receiver<Vec<i16>>) {
             pending.extend(samples);
         }
         let frame: Vec<i16> = (0..160).map(|_| pending.pop_front().unwrap_or(0)).collect();
-        let frame =
-            AudioFrame { data: frame.into(), sample_rate: RATE, num_channels: 1, samples_per_channel: 160 };
+        let frame = AudioFrame {
+            data: frame.into(),
+            sample_rate: RATE,
+            num_channels: 1,
+            samples_per_channel: 160,
+        };
         if queue.is_closed() || source.capture_frame(&frame).await.is_err() {
             return;
         }
@@ -198,11 +198,14 @@ async fn watch(
             RoomEvent::ParticipantConnected(participant) => {
                 note_agent(&seen, &participant.identity().0, &participant.attributes());
             }
-            RoomEvent::ParticipantDisconnected(participant) if is_agent(&participant.identity().0) => {
+            RoomEvent::ParticipantDisconnected(participant)
+                if is_agent(&participant.identity().0) =>
+            {
                 seen.lock().agent_left = true;
             }
             RoomEvent::ParticipantAttributesChanged {
-                participant: Participant::Remote(participant), changed_attributes,
+                participant: Participant::Remote(participant),
+                changed_attributes,
             } => {
                 note_agent(&seen, &participant.identity().0, &changed_attributes);
             }
@@ -219,11 +222,11 @@ async fn watch(
                     let attributes = reader.info().attributes().clone();
                     let of = |name: &str| attributes.get(name).cloned().unwrap_or_default();
                     let (segment, open) = (of("lk.segment_id"), of("lk.transcription_final"));
-                    let Ok(text) = reader.read_all().await else { return };
+                    let Ok(words) = reader.read_all().await else { return };
                     // The agent's stream opens as an interim and closes as the final.
                     let who = participant_identity.0;
                     let is_final = open == "true" || is_agent(&who);
-                    seen.lock().texts.push(Text { who, segment, text, is_final });
+                    seen.lock().texts.push(Text { who, segment, words, is_final });
                     changed.notify_waiters();
                 });
             }

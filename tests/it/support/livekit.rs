@@ -8,7 +8,7 @@ use std::{
 
 use livekit_api::{
     access_token::{AccessToken, VideoGrants},
-    services::{agent_dispatch::AgentDispatchClient, room::RoomClient},
+    services::agent_dispatch::AgentDispatchClient,
 };
 use tempfile::TempDir;
 
@@ -73,10 +73,6 @@ impl LiveKit {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub fn rooms(&self) -> RoomClient {
-        RoomClient::with_api_key(&self.http_url(), KEY, SECRET)
-    }
-
     pub fn dispatches(&self) -> AgentDispatchClient {
         AgentDispatchClient::with_api_key(&self.http_url(), KEY, SECRET)
     }
@@ -99,7 +95,7 @@ impl LiveKit {
         dispatch.state?.jobs.first()?.state.clone()
     }
 
-    pub fn token(&self, room: &str, identity: &str) -> String {
+    pub fn token(room: &str, identity: &str) -> String {
         AccessToken::with_api_key(KEY, SECRET)
             .with_identity(identity)
             .with_name(identity)

@@ -12,10 +12,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for something to happen, and says what did not.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what} did not happen within {} s", PATIENCE.as_secs()),
-    }
+    let missing = format!("{what} did not happen within {} s", PATIENCE.as_secs());
+    tokio::time::timeout(PATIENCE, future).await.expect(&missing)
 }
 
 /// Asks again and again, at a steady pace, until there is an answer.

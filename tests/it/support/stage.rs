@@ -109,7 +109,7 @@ impl Stage {
     }
 
     pub async fn caller(&self, room: &str) -> Caller {
-        Caller::join(&self.livekit.url, &self.livekit.token(room, "alice")).await
+        Caller::join(&self.livekit.url, &LiveKit::token(room, "alice")).await
     }
 
     /// The bodies of the requests to the model.
@@ -118,7 +118,9 @@ impl Stage {
         entries
             .into_iter()
             .filter_map(|entry| match entry.what {
-                What::Request { target, body } if target.ends_with("/chat/completions") => Some(body),
+                What::Request { target, body } if target.ends_with("/chat/completions") => {
+                    Some(body)
+                }
                 _ => None,
             })
             .collect()
@@ -132,7 +134,12 @@ impl Stage {
         self.request(reqwest::Method::POST, path, Some(body)).await
     }
 
-    async fn request(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> (u16, Value) {
+    async fn request(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
         let client = reqwest::Client::new();
         let mut request =
             client.request(method, format!("{}{path}", self.control_url())).bearer_auth(TOKEN);
@@ -153,7 +160,8 @@ impl Stage {
                 .find(|session| session["room"] == room || session["livekitRoom"] == room)?["id"]
                 .as_str()?
                 .to_owned();
-            let (_, page) = self.get(&format!("/api/sessions/{session}/transcripts?limit=200")).await;
+            let (_, page) =
+                self.get(&format!("/api/sessions/{session}/transcripts?limit=200")).await;
             let rows = page["transcripts"].as_array()?.clone();
             enough(&rows).then_some(rows)
         })
