@@ -75,7 +75,7 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         reporter: session,
         participant: None,
     };
-    let outcome = join::run(job, drain, kill.clone()).await;
+    let outcome = join::run(job, drain, kill.clone()).await.leave().await;
     reporter.flush(std::time::Duration::from_secs(3)).await;
     match outcome {
         Ok(_) if kill.is_cancelled() => Exit::Interrupted,

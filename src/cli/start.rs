@@ -47,7 +47,8 @@ impl JobRunner for AgentJobs {
             reporter,
             participant: job.participant.map(|participant| participant.identity),
         };
-        match join::run(job, context.drain, context.shutdown).await {
+        let ended = join::run(job, context.drain.clone(), context.shutdown.clone()).await;
+        let result = match &ended.outcome {
             Ok(reason) => {
                 info!(reason = reason.as_str(), "session ended");
                 Ok(())
@@ -56,7 +57,10 @@ impl JobRunner for AgentJobs {
                 error!(error = %failure, code = failure.code(), "session failed");
                 Err(JobError::new(failure.code(), failure.to_string()))
             }
-        }
+        };
+        context.over(result.clone()).await;
+        let _ = ended.leave().await;
+        result
     }
 }
 

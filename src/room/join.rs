@@ -90,13 +90,30 @@ pub struct RoomJob {
     pub participant: Option<String>,
 }
 
-/// Joins the room, holds the conversation, leaves. `drain` asks for a graceful end, `stop` for an
+/// A session that is over. The agent is in its room until [`Ended::leave`].
+#[derive(Debug)]
+#[must_use = "the room is to be left"]
+pub struct Ended {
+    pub outcome: Result<CloseReason, RunError>,
+    room: Option<Arc<Room>>,
+}
+
+impl Ended {
+    /// Leaves the room; within 3 s, whatever the server does.
+    pub async fn leave(self) -> Result<CloseReason, RunError> {
+        if let Some(room) = self.room
+            && tokio::time::timeout(Duration::from_secs(3), room.close()).await.is_err()
+        {
+            debug!("the room did not close in time");
+        }
+        self.outcome
+    }
+}
+
+/// Joins the room and holds the conversation. `drain` asks for a graceful end, `stop` for an
 /// immediate one; either way every final is on disk before this returns.
-pub async fn run(
-    job: RoomJob,
-    drain: CancellationToken,
-    stop: CancellationToken,
-) -> Result<CloseReason, RunError> {
+pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken) -> Ended {
+    let ended = |outcome, room| Ended { outcome, room };
     let RoomJob { url, token, config, providers, reporter, participant } = job;
     let names = providers.clone();
     let speaks = providers.speaking.as_ref().map(|(_, tts)| voice_source(tts.sample_rate()));
@@ -113,14 +130,14 @@ pub async fn run(
         joined = join(&url, &token) => joined,
         () = stop.cancelled() => {
             abandon.abort();
-            return Ok(CloseReason::Terminated);
+            return ended(Ok(CloseReason::Terminated), None);
         }
     };
     let (room, mut events) = match joined {
         Ok(joined) => joined,
         Err(error) => {
             abandon.abort();
-            return Err(error);
+            return ended(Err(error), None);
         }
     };
     let room = Arc::new(room);
@@ -147,8 +164,7 @@ pub async fn run(
                 published = true;
                 if let Err(error) = outcome {
                     abandon.abort();
-                    close(&room).await;
-                    return Err(RunError::Publish(error));
+                    return ended(Err(RunError::Publish(error)), Some(room.clone()));
                 }
                 let _ = room_sender.send(RoomEvent::Ready).await;
             }
@@ -186,8 +202,8 @@ pub async fn run(
     if tokio::time::timeout(LAST_WORDS, stage).await.is_err() {
         warn!("the last transcripts could not be shown in time; they are on disk");
     }
-    close(&room).await;
-    if reason == CloseReason::Failed { Err(RunError::Failed) } else { Ok(reason) }
+    let outcome = if reason == CloseReason::Failed { Err(RunError::Failed) } else { Ok(reason) };
+    ended(outcome, Some(room.clone()))
 }
 
 async fn join(
@@ -215,11 +231,5 @@ async fn publish(
 async fn take_chat(reader: TextStreamReader, identity: String, room: mpsc::Sender<RoomEvent>) {
     if let Some(text) = read_chat(reader).await {
         let _ = room.send(RoomEvent::Chat { identity, text }).await;
-    }
-}
-
-async fn close(room: &Room) {
-    if tokio::time::timeout(Duration::from_secs(3), room.close()).await.is_err() {
-        debug!("the room did not close in time");
     }
 }

@@ -266,12 +266,13 @@ impl Speaker {
     /// from the detector, else estimated.
     fn place(&self, heard: &Transcript, text: &str, ids: &Ids, now: Instant) -> (u64, u64) {
         let now_ms = ids.ms(now);
-        let timed = heard.start_ms > 0 || heard.duration_ms > 0;
-        if let Some(stream_began) = self.stream_began.filter(|_| timed) {
-            let start = ids.ms(stream_began).saturating_add(heard.start_ms);
-            let end = start.saturating_add(heard.duration_ms);
+        if let Some(stream_began) = self.stream_began
+            && let Some((from, duration_ms)) = spoken_at(heard)
+        {
+            let start = ids.ms(stream_began).saturating_add(from);
+            let end = start.saturating_add(duration_ms);
             if start <= now_ms && end >= self.last_end_ms {
-                return (start, heard.duration_ms.min(now_ms - start));
+                return (start, duration_ms.min(now_ms - start));
             }
         }
         if let Some(open) = &self.open {
@@ -336,9 +337,34 @@ fn is_same_word(one: &str, other: &str) -> bool {
     letters(one) == letters(other)
 }
 
+/// Start and duration in ms on the stream's clock, if the provider tells. A result spans all audio
+/// since the one before it, silence and all, so the words' own times come first.
+fn spoken_at(heard: &Transcript) -> Option<(u64, u64)> {
+    if let (Some(first), Some(last)) = (heard.words.first(), heard.words.last())
+        && last.end_ms > first.start_ms
+    {
+        return Some((first.start_ms, last.end_ms - first.start_ms));
+    }
+    let timed = heard.start_ms > 0 || heard.duration_ms > 0;
+    timed.then_some((heard.start_ms, heard.duration_ms))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stt::Word;
+
+    #[test]
+    fn words_are_placed_by_their_own_times_not_by_the_silence_before_them() {
+        let word = |start_ms, end_ms| Word { text: "a".into(), start_ms, end_ms, confidence: 1.0 };
+        let mut heard = Transcript { start_ms: 5_000, duration_ms: 4_000, ..Default::default() };
+        assert_eq!(spoken_at(&heard), Some((5_000, 4_000)));
+        heard.words = vec![word(7_200, 7_500), word(7_600, 8_000)];
+        assert_eq!(spoken_at(&heard), Some((7_200, 800)));
+        heard.words = vec![word(0, 0)];
+        assert_eq!(spoken_at(&heard), Some((5_000, 4_000)));
+        assert_eq!(spoken_at(&Transcript::default()), None);
+    }
 
     #[test]
     fn the_final_after_an_early_close_adds_only_its_new_words() {

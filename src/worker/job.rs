@@ -8,7 +8,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, Id, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -58,12 +61,43 @@ pub struct JobContext {
     /// The worker is draining: end when the conversation allows it. `shutdown` follows after the
     /// worker's drain time-out.
     pub drain: CancellationToken,
+    job_id: String,
+    over: mpsc::Sender<Over>,
+}
+
+impl JobContext {
+    /// Tells the server how the job went while the agent is still in its room, and returns when
+    /// that is on its way. An agent that leaves first has failed, as livekit-server sees it. What
+    /// [`JobRunner::run`] returns afterwards is not reported again.
+    pub async fn over(&self, result: Result<(), JobError>) {
+        let (on_its_way, told) = oneshot::channel();
+        let over = Over { job_id: self.job_id.clone(), result, _on_its_way: on_its_way };
+        // A worker that is busy or gone must not keep the agent in the room.
+        let _ = tokio::time::timeout(TELL, async {
+            if self.over.send(over).await.is_ok() {
+                let _ = told.await;
+            }
+        })
+        .await;
+    }
+}
+
+/// The longest a job waits until its last status is on its way.
+const TELL: Duration = Duration::from_secs(1);
+
+/// A job whose conversation is over. Drop it when the status is on its way.
+#[derive(Debug)]
+pub struct Over {
+    pub job_id: String,
+    pub result: Result<(), JobError>,
+    _on_its_way: oneshot::Sender<()>,
 }
 
 /// What a job does. Shared by all jobs of the worker.
 #[async_trait]
 pub trait JobRunner: Send + Sync + 'static {
-    /// Returns when the job has ended: `Ok` is reported as SUCCESS, an error as FAILED. Runs on a
+    /// Returns when the job has ended: `Ok` is reported as SUCCESS, an error as FAILED, unless
+    /// [`JobContext::over`] has told before. Runs on a
     /// task of its own; a panic fails this job alone.
     async fn run(&self, job: Assignment, context: JobContext) -> Result<(), JobError>;
 }
@@ -78,9 +112,10 @@ struct Handle {
 pub struct Jobs {
     runner: Arc<dyn JobRunner>,
     drain: CancellationToken,
-    tasks: JoinSet<Result<(), JobError>>,
+    tasks: Tasks,
     ids: HashMap<Id, String>,
     handles: BTreeMap<String, Handle>,
+    over: (mpsc::Sender<Over>, mpsc::Receiver<Over>),
 }
 
 impl fmt::Debug for Jobs {
@@ -97,6 +132,7 @@ impl Jobs {
             tasks: JoinSet::new(),
             ids: HashMap::new(),
             handles: BTreeMap::new(),
+            over: mpsc::channel(64),
         }
     }
 
@@ -105,7 +141,12 @@ impl Jobs {
         let job_id = assignment.job_id.clone();
         let span = tracing::info_span!("job", id = %job_id, room = %assignment.room);
         let shutdown = CancellationToken::new();
-        let context = JobContext { shutdown: shutdown.clone(), drain: self.drain.clone() };
+        let context = JobContext {
+            shutdown: shutdown.clone(),
+            drain: self.drain.clone(),
+            job_id: job_id.clone(),
+            over: self.over.0.clone(),
+        };
         let runner = self.runner.clone();
         let run = async move { runner.run(assignment, context).await };
         let abort = self.tasks.spawn(run.instrument(span));
@@ -132,24 +173,44 @@ impl Jobs {
         }
     }
 
-    /// The next job to end, and how long it ran; waits for ever while none runs. Cancel safe.
-    pub async fn next_ended(&mut self) -> (String, Result<(), JobError>, Duration) {
-        let (id, result) = match self.tasks.join_next_with_id().await {
-            Some(Ok((id, result))) => (id, result),
-            // The panic's message goes to the log by the panic hook; it may hold anything, so it
-            // is not passed on.
-            Some(Err(error)) if error.is_panic() => {
-                (error.id(), Err(JobError::new(code::PANICKED, "the job panicked")))
+    /// The next news of a job; waits for ever while there is none. Cancel safe.
+    pub async fn next(&mut self) -> News {
+        tokio::select! {
+            // What a job says before it ends comes before its end.
+            biased;
+            Some(over) = self.over.1.recv() => News::Over(over),
+            ended = ended(&mut self.tasks) => {
+                let (id, result) = ended;
+                let job_id = self.ids.remove(&id).unwrap_or_default();
+                let started = self.handles.remove(&job_id).map(|job| job.started);
+                let ran = started.map(|at| clock::now().saturating_duration_since(at));
+                News::Ended { job_id, result, ran: ran.unwrap_or_default() }
             }
-            Some(Err(error)) => {
-                (error.id(), Err(JobError::new(code::ABORTED, "the job was aborted")))
-            }
-            None => return std::future::pending().await,
-        };
-        let job_id = self.ids.remove(&id).unwrap_or_default();
-        let started = self.handles.remove(&job_id).map(|job| job.started);
-        let ran = started.map(|at| clock::now().saturating_duration_since(at));
-        (job_id, result, ran.unwrap_or_default())
+        }
+    }
+}
+
+/// What a job lets know.
+#[derive(Debug)]
+pub enum News {
+    /// The last status; the task goes on.
+    Over(Over),
+    /// The task is over, and ran so long.
+    Ended { job_id: String, result: Result<(), JobError>, ran: Duration },
+}
+
+type Tasks = JoinSet<Result<(), JobError>>;
+
+async fn ended(tasks: &mut Tasks) -> (Id, Result<(), JobError>) {
+    match tasks.join_next_with_id().await {
+        Some(Ok((id, result))) => (id, result),
+        // The panic's message goes to the log by the panic hook; it may hold anything, so it is not
+        // passed on.
+        Some(Err(error)) if error.is_panic() => {
+            (error.id(), Err(JobError::new(code::PANICKED, "the job panicked")))
+        }
+        Some(Err(error)) => (error.id(), Err(JobError::new(code::ABORTED, "the job was aborted"))),
+        None => std::future::pending().await,
     }
 }
 
@@ -165,6 +226,10 @@ mod tests {
             match job.room.as_str() {
                 "panics" => panic!("boom"),
                 "fails" => Err(JobError::new(code::ROOM_NOT_FOUND, "the room is gone")),
+                "polite" => {
+                    context.over(Ok(())).await;
+                    Err(JobError::new(code::SESSION_FAILED, "too late"))
+                }
                 "deaf" => std::future::pending().await,
                 "patient" => {
                     context.drain.cancelled().await;
@@ -194,6 +259,13 @@ mod tests {
         }
     }
 
+    async fn next_ended(jobs: &mut Jobs) -> (String, Result<(), JobError>, Duration) {
+        match jobs.next().await {
+            News::Ended { job_id, result, ran } => (job_id, result, ran),
+            News::Over(over) => panic!("{over:?}"),
+        }
+    }
+
     fn code_of(result: Result<(), JobError>) -> &'static str {
         result.unwrap_err().code
     }
@@ -203,10 +275,30 @@ mod tests {
         let mut jobs = Jobs::new(Arc::new(Runner));
         jobs.start(job("AJ_1", "waits"));
         jobs.start(job("AJ_2", "panics"));
-        let (id, result, _) = jobs.next_ended().await;
+        let (id, result, _) = next_ended(&mut jobs).await;
         assert_eq!((id.as_str(), code_of(result)), ("AJ_2", code::PANICKED));
         jobs.terminate("AJ_1");
-        assert_eq!(jobs.next_ended().await, ("AJ_1".to_owned(), Ok(()), Duration::ZERO));
+        assert_eq!(next_ended(&mut jobs).await, ("AJ_1".to_owned(), Ok(()), Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_tells_how_it_went_before_it_ends() {
+        let mut jobs = Jobs::new(Arc::new(Runner));
+        jobs.start(job("AJ_1", "polite"));
+        let News::Over(over) = jobs.next().await else { panic!("it ended first") };
+        assert_eq!((over.job_id.as_str(), &over.result), ("AJ_1", &Ok(())));
+        drop(over);
+        let (id, _, ran) = next_ended(&mut jobs).await;
+        assert_eq!((id.as_str(), ran), ("AJ_1", Duration::ZERO), "it waits for no more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_leaves_though_nobody_listens_to_how_it_went() {
+        let mut jobs = Jobs::new(Arc::new(Runner));
+        jobs.start(job("AJ_1", "polite"));
+        let News::Over(_held) = jobs.next().await else { panic!("it ended first") };
+        let (_, _, ran) = next_ended(&mut jobs).await;
+        assert_eq!(ran, TELL);
     }
 
     #[tokio::test(start_paused = true)]
@@ -216,7 +308,7 @@ mod tests {
         jobs.terminate("AJ_1");
         jobs.abort("AJ_1");
         jobs.abort("AJ_9");
-        let (id, result, _) = jobs.next_ended().await;
+        let (id, result, _) = next_ended(&mut jobs).await;
         assert_eq!((id.as_str(), code_of(result)), ("AJ_1", code::ABORTED));
     }
 
@@ -225,16 +317,16 @@ mod tests {
         let mut jobs = Jobs::new(Arc::new(Runner));
         jobs.start(job("AJ_1", "patient"));
         jobs.drain();
-        assert_eq!(jobs.next_ended().await, ("AJ_1".to_owned(), Ok(()), Duration::ZERO));
+        assert_eq!(next_ended(&mut jobs).await, ("AJ_1".to_owned(), Ok(()), Duration::ZERO));
         jobs.start(job("AJ_2", "patient"));
-        assert_eq!(jobs.next_ended().await, ("AJ_2".to_owned(), Ok(()), Duration::ZERO));
+        assert_eq!(next_ended(&mut jobs).await, ("AJ_2".to_owned(), Ok(()), Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_job_says_why() {
         let mut jobs = Jobs::new(Arc::new(Runner));
         jobs.start(job("AJ_1", "fails"));
-        let (_, result, _) = jobs.next_ended().await;
+        let (_, result, _) = next_ended(&mut jobs).await;
         assert_eq!(result.unwrap_err().to_string(), "ROOM_NOT_FOUND: the room is gone");
     }
 }

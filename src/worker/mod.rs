@@ -22,7 +22,7 @@ use self::{
     connection::{Endpoint, EndpointError, Link},
     drain::Signals,
     http::{BindError, Health},
-    job::{JobError, JobRunner, Jobs},
+    job::{JobError, JobRunner, Jobs, News},
     load::CpuAverage,
     protocol::{Command, Config, Disconnect, Exit, Input, Notice, Protocol, Timing},
 };
@@ -171,6 +171,7 @@ impl Driver {
         let mut upkeep = tokio::time::interval(names::UPKEEP_INTERVAL);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut draining, mut killed) = (false, false);
+        let mut waiting = None;
         loop {
             if let Some(how) = self.carry_out() {
                 if let Some(closing) = self.closing.take() {
@@ -179,6 +180,8 @@ impl Driver {
                 }
                 return how;
             }
+            // What it told is on its way now.
+            drop(waiting.take());
             self.publish();
             let deadline = self.protocol.poll_timeout();
             // A peer that floods the socket must not hold up the end, timers, jobs or the load, so
@@ -194,10 +197,19 @@ impl Driver {
                     self.protocol.handle_input(Input::Drain, clock::now());
                 }
                 () = until(deadline) => self.protocol.handle_timeout(clock::now()),
-                (job_id, result, ran) = self.jobs.next_ended() => {
-                    record_end(&job_id, &result, ran);
-                    self.protocol.handle_input(Input::JobEnded { job_id, result }, clock::now());
-                }
+                news = self.jobs.next() => match news {
+                    News::Over(told) => {
+                        let (job_id, result) = (told.job_id.clone(), told.result.clone());
+                        let over = Input::JobOver { job_id, result };
+                        self.protocol.handle_input(over, clock::now());
+                        waiting = Some(told);
+                    }
+                    News::Ended { job_id, result, ran } => {
+                        record_end(&job_id, &result, ran);
+                        let ended = Input::JobEnded { job_id, result };
+                        self.protocol.handle_input(ended, clock::now());
+                    }
+                },
                 _ = sample.tick() => {
                     let now = clock::now();
                     let used = load::process_cpu_time().unwrap_or_default();

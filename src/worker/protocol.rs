@@ -54,6 +54,8 @@ enum Link {
 struct Running {
     /// Set once the job has been told to leave.
     abort_at: Option<Instant>,
+    /// Its last status is out; it is leaving its room.
+    told: bool,
 }
 
 /// The worker protocol's machine.
@@ -136,8 +138,15 @@ impl Protocol {
                     self.lose(reason, now);
                 }
             }
+            Input::JobOver { job_id, result } => {
+                if let Some(job) = self.jobs.get_mut(&job_id)
+                    && !std::mem::replace(&mut job.told, true)
+                {
+                    self.finish(job_id, result);
+                }
+            }
             Input::JobEnded { job_id, result } => {
-                if self.jobs.remove(&job_id).is_some() {
+                if self.jobs.remove(&job_id).is_some_and(|job| !job.told) {
                     self.finish(job_id, result);
                 }
             }
@@ -246,8 +255,9 @@ impl Protocol {
         }));
         // Before anything else, so that a draining worker is not offered a job.
         self.report_status(now);
-        if !self.jobs.is_empty() {
-            let job_ids = self.jobs.keys().cloned().collect();
+        let going_on = self.jobs.iter().filter(|(_, job)| !job.told);
+        let job_ids: Vec<String> = going_on.map(|(id, _)| id.clone()).collect();
+        if !job_ids.is_empty() {
             self.send(ToServer::MigrateJob(wire::MigrateJobRequest { job_ids }));
         }
         for status in std::mem::take(&mut self.unsent) {
@@ -481,15 +491,17 @@ impl Protocol {
         let ids: Vec<String> =
             self.jobs.iter().filter(|(_, job)| overdue(job)).map(|(id, _)| id.clone()).collect();
         for job_id in ids {
+            let Some(job) = self.jobs.remove(&job_id) else { continue };
             self.command(Command::Log(Notice::JobAborted { job_id: job_id.clone() }));
-            self.abort(job_id, "the job did not leave in time");
+            self.abort(job_id, &job, "the job did not leave in time");
         }
     }
 
-    fn abort(&mut self, job_id: String, why: &str) {
-        self.jobs.remove(&job_id);
+    fn abort(&mut self, job_id: String, job: &Running, why: &str) {
         self.command(Command::AbortJob { job_id: job_id.clone() });
-        self.finish(job_id, Err(JobError::new(code::ABORTED, why)));
+        if !job.told {
+            self.finish(job_id, Err(JobError::new(code::ABORTED, why)));
+        }
     }
 
     // The end.
@@ -504,8 +516,8 @@ impl Protocol {
     }
 
     fn kill(&mut self) {
-        while let Some((job_id, _)) = self.jobs.pop_first() {
-            self.abort(job_id, "the worker was told to exit at once");
+        while let Some((job_id, job)) = self.jobs.pop_first() {
+            self.abort(job_id, &job, "the worker was told to exit at once");
         }
         self.exit(Exit::Killed);
     }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use antiphon::doubles::Script;
-use livekit_protocol::JobStatus;
 use serde_json::Value;
 
 use crate::support::{
@@ -26,12 +25,10 @@ async fn ask(caller: &Caller, nth: usize) {
     caller.heard(nth).await;
 }
 
-async fn status_of(stage: &Stage, room: &str, dispatch: &str, wanted: JobStatus) -> String {
-    poll(&format!("job status {wanted:?}"), || async {
-        let job = stage.livekit.job(room, dispatch).await?;
-        (job.status == wanted as i32).then_some(job.error)
-    })
-    .await
+/// How the job of a dispatch ended, as the server has it.
+async fn end_of(stage: &Stage, room: &str, dispatch: &str) -> String {
+    let job = poll("a job", || stage.livekit.job(room, dispatch)).await;
+    poll("the end of the job", || async { stage.livekit.job_ended(&job) }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +94,8 @@ async fn two_turns_are_answered_from_history_shown_and_stored() {
 
     // The caller leaves, the job succeeds.
     caller.leave().await;
-    assert_eq!(status_of(&stage, "weather", &dispatch, JobStatus::JsSuccess).await, "");
+    let end = end_of(&stage, "weather", &dispatch).await;
+    assert!(end.contains("JS_SUCCESS") && end.contains(r#""error": """#), "{end}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +118,7 @@ async fn an_interrupted_answer_falls_silent_and_only_what_was_heard_is_kept() {
     let rows = stage.transcripts("counting", |rows| rows.len() >= 5).await;
     let said = contents(&rows);
     let cut = said[2];
-    assert!(long.starts_with(cut) && cut.len() < long.len() / 2, "heard: {cut}");
+    assert!(long.starts_with(cut) && cut.len() < long.len() / 2, "heard: {said:?}");
     assert!(cut.starts_with("One is"), "heard: {cut}");
     assert_eq!(said[3..], ["Stop please", "I have stopped."]);
     // The model is told what was heard, no more.
@@ -158,9 +156,9 @@ async fn a_draining_worker_finishes_the_sentence_and_takes_no_new_job() {
 
     caller.agent_left().await;
     assert_eq!(worker.exited().await, Some(0), "{}", worker.log());
-    status_of(&stage, "draining", &dispatch, JobStatus::JsSuccess).await;
-    let job = stage.livekit.job("too-late", &late).await;
-    assert!(job.is_none_or(|job| job.status != JobStatus::JsRunning as i32), "{late}");
+    let end = end_of(&stage, "draining", &dispatch).await;
+    assert!(end.contains("JS_SUCCESS"), "{end}");
+    assert_eq!(stage.livekit.job("too-late", &late).await, None, "a job for a draining worker");
     let rows = stage.transcripts("draining", |rows| rows.len() >= 3).await;
     assert_eq!(contents(&rows)[2], answer);
 }

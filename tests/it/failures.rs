@@ -70,7 +70,10 @@ async fn a_room_that_is_gone_before_the_join_fails_the_job_with_its_code() {
         ..stage.room_job("never-made").await
     };
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-    let failure =
-        within("the join's end", Box::pin(join::run(job, drain, stop))).await.unwrap_err();
+    let failure = within("the join's end", Box::pin(join::run(job, drain, stop)))
+        .await
+        .leave()
+        .await
+        .unwrap_err();
     assert_eq!(failure.code(), "ROOM_NOT_FOUND", "{failure}");
 }

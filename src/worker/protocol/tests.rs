@@ -627,6 +627,34 @@ fn a_job_that_ends_without_a_link_is_reported_after_the_reconnect() {
 }
 
 #[test]
+fn a_job_that_is_over_is_reported_before_it_ends_and_once() {
+    let mut worker = Worker::registered();
+    worker.start("AJ_1");
+    worker.input(Input::JobOver { job_id: "AJ_1".into(), result: Ok(()) });
+    assert_eq!(worker.finals("AJ_1"), [JobStatus::JsSuccess]);
+    assert_eq!(worker.machine.snapshot().jobs, 1, "it is still leaving");
+    worker.input(Input::JobOver { job_id: "AJ_1".into(), result: Ok(()) });
+    worker.end("AJ_1", Err(JobError::new(code::ABORTED, "the job was aborted")));
+    assert_eq!(worker.finals("AJ_1"), [JobStatus::JsSuccess]);
+    assert_eq!(worker.machine.snapshot().jobs, 0);
+    worker.end("AJ_1", Ok(()));
+    assert_eq!(worker.finals("AJ_1"), [JobStatus::JsSuccess]);
+}
+
+#[test]
+fn a_job_that_is_leaving_is_neither_migrated_nor_failed_by_a_kill() {
+    let mut worker = Worker::registered();
+    worker.start("AJ_1").start("AJ_2");
+    worker.input(Input::JobOver { job_id: "AJ_1".into(), result: Ok(()) });
+    worker.input(lost()).pass(ms(2_000)).register();
+    let migrate = wire::MigrateJobRequest { job_ids: vec!["AJ_2".into()] };
+    assert!(worker.sent().contains(&&ToServer::MigrateJob(migrate)), "{:?}", worker.sent());
+    worker.input(Input::Kill);
+    assert_eq!(worker.finals("AJ_1"), [JobStatus::JsSuccess]);
+    assert_eq!(worker.finals("AJ_2"), [JobStatus::JsFailed]);
+}
+
+#[test]
 fn slots_reserved_on_a_lost_link_are_free() {
     let mut worker = Worker::registered();
     worker.server(asked("AJ_1")).input(lost());

@@ -73,6 +73,12 @@ pub enum Input {
     Undecodable,
     /// The connection could not be made, or is lost.
     Disconnected(Disconnect),
+    /// A job's conversation is over; its room is still to be left. The server is told now: to it, an
+    /// agent that leaves before its job's last status has failed.
+    JobOver {
+        job_id: String,
+        result: Result<(), JobError>,
+    },
     JobEnded {
         job_id: String,
         result: Result<(), JobError>,
@@ -95,6 +101,7 @@ impl fmt::Debug for Input {
             Self::Message(_) => "Message",
             Self::Undecodable => "Undecodable",
             Self::Disconnected(_) => "Disconnected",
+            Self::JobOver { .. } => "JobOver",
             Self::JobEnded { .. } => "JobEnded",
             Self::Load { .. } => "Load",
             Self::Drain => "Drain",

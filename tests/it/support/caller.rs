@@ -198,6 +198,7 @@ async fn watch(
             RoomEvent::ParticipantConnected(participant) => {
                 note_agent(&seen, &participant.identity().0, &participant.attributes());
             }
+            RoomEvent::Disconnected { .. } => seen.lock().agent_left = true,
             RoomEvent::ParticipantDisconnected(participant)
                 if is_agent(&participant.identity().0) =>
             {

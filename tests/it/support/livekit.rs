@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     net::{TcpListener, UdpSocket},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -22,6 +23,7 @@ pub struct LiveKit {
     process: Child,
     pub url: String,
     pub port: u16,
+    log: PathBuf,
     _directory: TempDir,
 }
 
@@ -32,6 +34,7 @@ impl LiveKit {
 
     /// With these lines added to its configuration.
     pub async fn start_with(more: &str) -> Self {
+        antiphon::net::install_crypto();
         let binary = std::env::var("ANTIPHON_TEST_LIVEKIT_SERVER").expect(
             "ANTIPHON_TEST_LIVEKIT_SERVER names no livekit-server: run `cargo xtask test`, \
              which installs one",
@@ -50,7 +53,8 @@ impl LiveKit {
             ),
         )
         .expect("the server's configuration");
-        let log = File::create(directory.path().join("livekit.log")).expect("a log file");
+        let path = directory.path().join("livekit.log");
+        let log = File::create(&path).expect("a log file");
         let process = Command::new(binary)
             .arg("--config")
             .arg(&config)
@@ -59,8 +63,8 @@ impl LiveKit {
             .stderr(log)
             .spawn()
             .expect("livekit-server starts");
-        let server =
-            Self { process, url: format!("ws://127.0.0.1:{port}"), port, _directory: directory };
+        let url = format!("ws://127.0.0.1:{port}");
+        let server = Self { process, url, port, log: path, _directory: directory };
         let address = format!("http://127.0.0.1:{port}/");
         poll("livekit-server answering", || async {
             reqwest::get(&address).await.ok().filter(|answer| answer.status().is_success())
@@ -88,11 +92,19 @@ impl LiveKit {
         self.dispatches().create_dispatch(request).await.expect("a dispatch").id
     }
 
-    /// The state that the server has for the first job of a dispatch: status and error.
-    pub async fn job(&self, room: &str, dispatch: &str) -> Option<livekit_protocol::JobState> {
+    /// The job that the server made of a dispatch, if a worker has taken it.
+    pub async fn job(&self, room: &str, dispatch: &str) -> Option<String> {
         let listed = self.dispatches().list_dispatch(room).await.ok()?;
         let dispatch = listed.into_iter().find(|listed| listed.id == dispatch)?;
-        dispatch.state?.jobs.first()?.state.clone()
+        Some(dispatch.state?.jobs.first()?.id.clone())
+    }
+
+    /// What the server logged when the worker said that a job is over: its status and its error.
+    /// No API tells: the state of a listed job stays that of its assignment.
+    pub fn job_ended(&self, job: &str) -> Option<String> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let mut lines = log.lines().filter(|line| line.contains("job ended"));
+        lines.find(|line| line.contains(job)).map(str::to_owned)
     }
 
     pub fn token(room: &str, identity: &str) -> String {

@@ -39,7 +39,6 @@ impl Stage {
     }
 
     pub async fn with(livekit: LiveKit, script: Script) -> Self {
-        antiphon::net::install_crypto();
         let doubles = doubles::serve(script).await.expect("the provider doubles");
         let state = tempfile::tempdir().expect("a state directory");
         let stop = CancellationToken::new();
