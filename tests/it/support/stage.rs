@@ -152,7 +152,7 @@ impl Stage {
     /// The stored transcripts of a room once `enough` says so, in order.
     pub async fn transcripts(&self, room: &str, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         poll(&format!("the transcripts of {room}"), || async {
-            let (_, sessions) = self.get("/api/sessions").await;
+            let (_, sessions) = self.get("/api/sessions?status=all").await;
             let session = sessions["sessions"]
                 .as_array()?
                 .iter()
