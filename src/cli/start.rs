@@ -12,7 +12,10 @@ use crate::{
         runtime::{AgentRuntime, NewSession},
     },
     config::{Config, Setup, env::LiveKitAccess},
-    room::join::{self, RoomJob},
+    room::{
+        join::{self, RoomJob},
+        media,
+    },
     transcript::reporter::{Reporter, ReporterConfig},
     worker::{
         Worker, WorkerConfig, WorkerError,
@@ -105,6 +108,8 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
         }
     };
     let Some(signals) = signals() else { return Exit::Usage };
+    // While the worker registers; no call waits for it.
+    tokio::task::spawn_blocking(media::warm_up);
     let worker = Worker::new(worker_config(&config, livekit), Arc::new(AgentJobs(runtime)));
     let outcome = worker.run(signals).await;
     reporter.flush(FLUSH).await;

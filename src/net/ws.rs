@@ -147,11 +147,11 @@ impl Request {
 
     /// A header that carries a key: `prefix` and the secret. It is marked as sensitive, so that no
     /// `Debug` output shows it.
-    pub fn secret_header(self, name: &'static str, prefix: &str, secret: &SecretString) -> Self {
+    pub fn secret_header(self, name: &str, prefix: &str, secret: &SecretString) -> Self {
         self.with_header(name, &format!("{prefix}{}", secret.expose_secret()), true)
     }
 
-    fn with_header(mut self, name: &'static str, value: &str, sensitive: bool) -> Self {
+    fn with_header(mut self, name: &str, value: &str, sensitive: bool) -> Self {
         let header = HeaderName::from_bytes(name.as_bytes());
         if let (Ok(header), Ok(mut value)) = (header, HeaderValue::from_str(value)) {
             value.set_sensitive(sensitive);
@@ -210,7 +210,7 @@ impl Liveness {
 
 /// An open connection.
 pub struct Connection {
-    socket: Box<WebSocketStream<MaybeTlsStream<TcpStream>>>,
+    socket: Box<Socket>,
     limits: Limits,
     liveness: Liveness,
     closed: bool,
@@ -222,8 +222,18 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// A socket as tokio-tungstenite has it.
+pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
 /// Opens a connection with `TCP_NODELAY`, within [`Limits::connect`].
 pub async fn connect(request: Request, limits: Limits) -> Result<Connection, ConnectError> {
+    let socket = open(request, limits).await?;
+    let liveness = Liveness::new(limits, clock::now());
+    Ok(Connection { socket, limits, liveness, closed: false })
+}
+
+/// The same without what watches over the peer: for a protocol that has its own pings.
+pub async fn open(request: Request, limits: Limits) -> Result<Box<Socket>, ConnectError> {
     if let Some(fault) = request.invalid {
         return Err(ConnectError::Invalid(fault));
     }
@@ -249,8 +259,7 @@ pub async fn connect(request: Request, limits: Limits) -> Result<Connection, Con
         .await
         .map_err(|_| ConnectError::Timeout(limits.connect))?
         .map_err(connect_error)?;
-    let liveness = Liveness::new(limits, clock::now());
-    Ok(Connection { socket: Box::new(socket), limits, liveness, closed: false })
+    Ok(Box::new(socket))
 }
 
 impl Connection {

@@ -19,7 +19,7 @@ use crate::{
     room::{
         events::Events,
         media::{SourceVoice, voice_source},
-        stage,
+        signal, stage,
         text::{CHAT, read_chat},
     },
     session::{
@@ -210,6 +210,7 @@ async fn join(
     url: &str,
     token: &str,
 ) -> Result<(Room, mpsc::UnboundedReceiver<LiveKitEvent>), RunError> {
+    signal::install();
     let mut options = RoomOptions::default();
     // Microphones are subscribed one by one: video that nobody looks at costs bandwidth.
     options.auto_subscribe = false;

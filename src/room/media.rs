@@ -7,6 +7,7 @@ use libwebrtc::{
     audio_frame::AudioFrame,
     audio_source::{AudioSourceOptions, native::NativeAudioSource},
     audio_stream::native::NativeAudioStream,
+    peer_connection_factory::{PeerConnectionFactory, RtcConfiguration},
     prelude::RtcAudioTrack,
 };
 use tracing::warn;
@@ -16,6 +17,16 @@ use crate::session::ports::{LEAD_MS, Microphone, Voice};
 /// What the source may hold before it makes its writer wait, in ms. More than the playout ever
 /// queues, so that the playout's own pace decides.
 const SOURCE_QUEUE_MS: u32 = LEAD_MS + 60;
+
+/// Starts the engine's threads and its cryptography, whose first use takes 40 ms that the first call
+/// would wait for. Blocks.
+pub fn warm_up() {
+    let factory = PeerConnectionFactory::default();
+    match factory.create_peer_connection(RtcConfiguration::default()) {
+        Ok(connection) => connection.close(),
+        Err(error) => warn!(%error, "the engine cannot start"),
+    }
+}
 
 /// A remote audio track, decoded to mono s16 at 16 kHz.
 #[derive(Debug)]

@@ -9,5 +9,6 @@ pub mod join;
 pub mod loopback;
 pub mod media;
 pub mod output;
+pub mod signal;
 pub mod stage;
 pub mod text;

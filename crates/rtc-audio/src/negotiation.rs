@@ -320,6 +320,7 @@ impl Peer {
         self.negotiation.remote = Some((text.to_owned(), true));
         let changes = self.apply_remote(&sdp::sections(text), false);
         self.start_data(text);
+        self.hasten_checks();
         Ok(changes)
     }
 

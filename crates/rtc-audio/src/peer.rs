@@ -36,6 +36,12 @@ const EARLY: usize = 4;
 /// Port of a candidate that only connects (RFC 6544 §4.5).
 const ACTIVE_TCP_PORT: u16 = 9;
 
+/// Pace of connectivity checks while there is no path: the least that RFC 8445 §14.2 allows.
+const ICE_PACING: Duration = Duration::from_millis(5);
+
+/// Checks made and answered at once when the remote's description comes.
+const FIRST_CHECKS: usize = 8;
+
 /// Why a call on a peer failed.
 #[derive(Debug, Error)]
 pub enum PeerError {
@@ -251,10 +257,14 @@ impl Peer {
 
     /// When [`Self::handle_timeout`] is to be called at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.timeout, self.fail_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        // str0m takes one step of ICE a time-out and asks for one every 50 ms, which the first
+        // sound would wait for.
+        let checking = self.ice == IceConnectionState::Checking && self.fail_at.is_some();
+        let check = checking.then(|| self.now + ICE_PACING);
+        [self.timeout.map(|at| check.map_or(at, |check| at.min(check))), self.fail_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Says goodbye; drain [`Self::poll_transmit`] once more, then drop the peer.
@@ -310,6 +320,20 @@ impl Peer {
         self.rtc.add_remote_candidate(candidate);
         self.drain();
         Ok(())
+    }
+
+    /// The remote's checks may have come before its description: str0m answers one a time-out, and
+    /// ours wait behind them.
+    pub(crate) fn hasten_checks(&mut self) {
+        for _ in 0..FIRST_CHECKS {
+            if self.ice != IceConnectionState::Checking {
+                return;
+            }
+            if let Err(error) = self.rtc.handle_input(Input::Timeout(self.now)) {
+                warn!(%error, "connectivity checks");
+            }
+            self.drain();
+        }
     }
 
     // ---------------------------------------------------------- transceivers

@@ -477,6 +477,6 @@ fn connecting_takes_a_few_round_trips() {
         call.negotiate(0, false);
         call.connect();
         let took = call.now - call.start;
-        assert!(took < Duration::from_millis(600), "{took:?} for {there} and {back} ms");
+        assert!(took < Duration::from_millis(230), "{took:?} for {there} and {back} ms");
     }
 }
