@@ -4,7 +4,13 @@
 //! stand in for the room; the bundled caller talks; transcripts go through the outbox to a control
 //! endpoint over SQLite.
 
-use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use futures_util::StreamExt;
@@ -29,7 +35,8 @@ use crate::{
     config::Setup,
     doubles::{self, Script},
     replay::{
-        realtime::{WavMicrophone, conduct},
+        caller::{FRAME, PoliteCaller},
+        realtime::conduct,
         report::Report,
         simulated::{Expected, Utterance},
     },
@@ -40,7 +47,7 @@ use crate::{
     },
     session::{
         driver,
-        ports::{Microphone, Shown, Voice},
+        ports::{Shown, Voice},
     },
 };
 
@@ -125,7 +132,7 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
         .map_err(|error| refuse(error.to_string()))?;
     let speech: Arc<[i16]> = caller.samples.into();
     let start = clock::now();
-    let length = Duration::from_millis(speech.len() as u64 / 16);
+    let caller = PoliteCaller::new(speech, said.iter().map(samples_of));
     let recorder =
         wav::StereoWriter::create(&args.out, RATE).map_err(|error| refuse(error.to_string()))?;
     let ears = Arc::new(Mutex::new(VecDeque::new()));
@@ -133,13 +140,14 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
         NativeAudioStream::new(to_caller.track.clone(), RATE as i32, 1),
         ears.clone(),
     ));
-    let hung_up = CancellationToken::new();
+    let (said_all, hung_up) = (CancellationToken::new(), CancellationToken::new());
     let caller = tokio::spawn(call(
-        WavMicrophone::new(speech, start),
+        caller,
+        start,
         Box::new(SourceVoice::new(mouth)),
         ears,
         recorder,
-        hung_up.clone(),
+        (said_all.clone(), hung_up.clone()),
     ));
 
     let (room_sender, room_events) = mpsc::channel(64);
@@ -150,8 +158,9 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
     let microphone = Box::new(TrackMicrophone::new(to_agent.track.clone()));
     let mut report = Report::new("demo", "realtime");
     let stop_signal = start::signals().ok_or(Exit::Usage)?.drain;
+    let spoken = said_all.cancelled();
     let conversation =
-        conduct(&room_sender, shown, microphone, start, start + length, async |at_ms, shown| {
+        conduct(&room_sender, shown, microphone, start, spoken, async |at_ms, shown| {
             if let Shown::Transcript(segment) = shown {
                 stage::report(&transcripts, segment).await;
             }
@@ -202,7 +211,10 @@ fn script(said: &[Utterance]) -> Script {
         "Certainly. A table for four it is. I have noted it down, and we look forward to seeing you.",
         "You are very welcome. Goodbye!",
     ];
-    Script::new(said.iter().map(|said| said.text.as_str()), answers)
+    let mut script = Script::new(said.iter().map(|said| said.text.as_str()), answers);
+    // One utterance has two sentences.
+    script.stt = script.stt.hang_over(Duration::from_millis(400));
+    script
 }
 
 /// What the caller hears, queued for the recording.
@@ -212,30 +224,44 @@ async fn listen(mut stream: NativeAudioStream, ears: Arc<Mutex<VecDeque<i16>>>) 
     }
 }
 
-/// The caller's microphone, and both sides of the call on one time line.
+/// The caller's side, 10 ms at a time, and both sides of the call on one time line.
 async fn call(
-    mut microphone: WavMicrophone,
+    mut caller: PoliteCaller,
+    start: Instant,
     mut mouth: Box<dyn Voice>,
     ears: Arc<Mutex<VecDeque<i16>>>,
     mut recorder: wav::StereoWriter,
-    hung_up: CancellationToken,
+    (said_all, hung_up): (CancellationToken, CancellationToken),
 ) -> Result<(), wav::WavError> {
     let (mut said, mut heard) = (Vec::new(), Vec::new());
+    let mut due = start;
     while !hung_up.is_cancelled() {
-        said.clear();
-        microphone.read(&mut said).await;
-        mouth.write(&said).await;
+        due += Duration::from_millis(10);
+        tokio::time::sleep_until(due.into()).await;
         heard.clear();
         {
             let mut ears = ears.lock();
-            let ready = ears.len().min(said.len());
+            let ready = ears.len().min(FRAME);
             heard.extend(ears.drain(..ready));
             // A slow start of the recording must not become a lasting delay of one side.
             let surplus = ears.len().saturating_sub(RATE as usize / 10);
             ears.drain(..surplus);
         }
-        heard.resize(said.len(), 0);
+        heard.resize(FRAME, 0);
+        said.clear();
+        caller.frame(&heard, &mut said);
+        mouth.write(&said).await;
         recorder.write(&said, &heard)?;
+        if caller.is_done() {
+            said_all.cancel();
+        }
     }
     recorder.finish()
+}
+
+/// Where an utterance lies in the caller's samples.
+fn samples_of(said: &Utterance) -> Range<usize> {
+    let at =
+        |ms: u64| usize::try_from(ms).unwrap_or(usize::MAX).saturating_mul(RATE as usize / 1_000);
+    at(said.start_ms)..at(said.end_ms)
 }

@@ -1,5 +1,4 @@
 //! What a person at a terminal sees of a call.
-#![allow(clippy::print_stdout, reason = "this is the terminal's output")]
 
 use std::io::{IsTerminal, Write};
 
@@ -34,7 +33,7 @@ impl Live {
     pub fn line(&mut self, text: &str) {
         if !self.quiet {
             self.wipe();
-            println!("{text}");
+            out(&format!("{text}\n"));
         }
     }
 
@@ -89,14 +88,13 @@ impl Live {
     fn interim(&mut self, at_ms: u64, text: &str) {
         self.wipe();
         let line = format!("{:>7.2} s  {text}", at_ms as f64 / 1_000.0);
-        print!("{line}");
-        let _ = std::io::stdout().flush();
+        out(&line);
         self.interim = true;
     }
 
     fn wipe(&mut self) {
         if std::mem::take(&mut self.interim) {
-            print!("\r\x1b[2K");
+            out("\r\x1b[2K");
         }
     }
 
@@ -129,6 +127,12 @@ fn metric_text(metric: &Metric) -> String {
 /// JSON for scripts.
 pub fn json(value: &impl serde::Serialize) {
     if let Ok(text) = serde_json::to_string_pretty(value) {
-        println!("{text}");
+        out(&format!("{text}\n"));
     }
+}
+
+/// Writes to stdout. A reader that has gone, such as `head`, misses the rest; the call goes on.
+fn out(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

@@ -2,6 +2,7 @@
 //! goes), through the same driver as in a room.
 
 use std::{
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -124,19 +125,20 @@ pub async fn run(
     let session =
         tokio::spawn(driver::run(config, providers, room_events, Some(voice), shown_sender));
     let microphone = Box::new(WavMicrophone::new(samples, start));
-    conduct(&room, shown, microphone, start, start + length, observe).await;
+    let spoken = tokio::time::sleep_until((start + length).into());
+    conduct(&room, shown, microphone, start, spoken, observe).await;
     let reason = session.await.unwrap_or(CloseReason::Failed);
     Replayed { reason, reply: recording.samples(), reply_rate: rate }
 }
 
-/// One caller's call: joins, is heard, and leaves when the speech (which ends at `speech_end`) has
-/// been answered.
+/// One caller's call: joins, is heard, and leaves when what was said until `spoken` has been
+/// answered.
 pub async fn conduct(
     room: &mpsc::Sender<RoomEvent>,
     mut shown: mpsc::Receiver<Shown>,
     microphone: Box<dyn Microphone>,
     start: Instant,
-    speech_end: Instant,
+    spoken: impl Future<Output = ()>,
     mut observe: impl AsyncFnMut(u64, &Shown),
 ) {
     let identity = "caller".to_owned();
@@ -150,11 +152,17 @@ pub async fn conduct(
     }
     let since_start = || clock::now().saturating_duration_since(start).as_millis() as u64;
     let (mut idle, mut quiet_since) = (true, start);
-    let latest = speech_end + LONGEST_TAIL;
+    let mut speech_end: Option<Instant> = None;
+    tokio::pin!(spoken);
     loop {
-        let settled = if idle { quiet_since.max(speech_end) + SETTLE } else { latest };
-        match tokio::time::timeout_at(settled.min(latest).into(), shown.recv()).await {
-            Ok(Some(event)) => {
+        let end = speech_end.map(|end| {
+            let settled = if idle { quiet_since.max(end) + SETTLE } else { end + LONGEST_TAIL };
+            settled.min(end + LONGEST_TAIL)
+        });
+        tokio::select! {
+            biased;
+            event = shown.recv() => {
+                let Some(event) = event else { return };
                 if let Shown::State(state) = &event {
                     idle = *state == AgentState::Idle;
                 }
@@ -163,12 +171,19 @@ pub async fn conduct(
                 }
                 observe(since_start(), &event).await;
             }
-            Ok(None) => return,
-            Err(_) => break,
+            () = &mut spoken, if speech_end.is_none() => speech_end = Some(clock::now()),
+            () = until(end) => break,
         }
     }
     let _ = room.send(RoomEvent::Closed { reason: CloseReason::InputEnded }).await;
     while let Some(event) = shown.recv().await {
         observe(since_start(), &event).await;
+    }
+}
+
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
