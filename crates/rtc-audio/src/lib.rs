@@ -17,7 +17,9 @@
 mod channels;
 pub mod codec;
 pub mod data_channel;
+pub mod ice;
 pub mod jitter_buffer;
+mod media;
 mod negotiation;
 pub mod peer;
 pub mod playout;

@@ -4,26 +4,21 @@
 //! [`Peer::poll_event`] to `None`, then wait for [`Peer::poll_timeout`].
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use str0m::format::Codec;
 use str0m::media::Mid;
-use str0m::net::{Protocol, Receive, TcpType, Transmit};
-use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite};
+use str0m::net::{Protocol, Receive, Transmit};
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output, Rtc, RtcConfig};
 use thiserror::Error;
 use tracing::{debug, warn};
 
-use crate::codec::packet_duration;
 use crate::data_channel::{Channel, ChannelKey, ChannelState};
 use crate::jitter_buffer::Packet;
 use crate::negotiation::Negotiation;
 pub use crate::negotiation::SignalingState;
-use crate::send_queue::EncodedFrame;
 use crate::stats::{Egress, Ingress, Stats};
-use crate::transceiver::{MediaType, Routes, Transceiver, TransceiverId};
+use crate::transceiver::{Routes, Transceiver, TransceiverId};
 
 /// How long a lost path may come back before it counts as failed: str0m's ICE has no such state.
 const FAILED_AFTER: Duration = Duration::from_secs(15);
@@ -33,14 +28,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 const SCTP_BUFFER: usize = 512 * 1024;
 /// Datagrams kept that came before their path was found good: a flight of a handshake.
 const EARLY: usize = 4;
-/// Port of a candidate that only connects (RFC 6544 §4.5).
-const ACTIVE_TCP_PORT: u16 = 9;
 
 /// Pace of connectivity checks while there is no path: the least that RFC 8445 §14.2 allows.
 const ICE_PACING: Duration = Duration::from_millis(5);
-
-/// Checks made and answered at once when the remote's description comes.
-const FIRST_CHECKS: usize = 8;
 
 /// Why a call on a peer failed.
 #[derive(Debug, Error)]
@@ -120,10 +110,10 @@ pub struct Peer {
     pub(crate) negotiation: Negotiation,
     pub(crate) routes: Routes,
     pub(crate) closed: bool,
-    candidates: Vec<Candidate>,
+    pub(crate) candidates: Vec<Candidate>,
     next_id: u32,
     state: PeerState,
-    ice: IceConnectionState,
+    pub(crate) ice: IceConnectionState,
     fail_at: Option<Instant>,
     transmits: VecDeque<Transmit>,
     early: VecDeque<Early>,
@@ -289,53 +279,6 @@ impl Peer {
         self.closed
     }
 
-    // ------------------------------------------------------------ candidates
-
-    /// Adds the address of a socket of ours, and the same address for outgoing TCP. Call it before
-    /// the first offer or answer. Addresses that ICE has no use for are passed over.
-    pub fn add_local_address(&mut self, address: SocketAddr) {
-        let udp = Candidate::host(address, "udp");
-        let tcp = Candidate::builder()
-            .tcp()
-            .host(SocketAddr::new(address.ip(), ACTIVE_TCP_PORT))
-            .tcptype(TcpType::Active)
-            .build();
-        for candidate in [udp, tcp].into_iter().flatten() {
-            if let Some(added) = self.rtc.add_local_candidate(candidate).cloned() {
-                self.candidates.push(added);
-            }
-            self.drain();
-        }
-    }
-
-    /// The candidates that our descriptions carry.
-    pub fn local_candidates(&self) -> &[Candidate] {
-        &self.candidates
-    }
-
-    /// Adds a candidate of the remote, `candidate:…` as in RFC 8839 §5.1. An empty one says that
-    /// there are no more. One with a host name for an address (mDNS) is passed over.
-    pub fn add_remote_candidate(&mut self, text: &str) -> Result<(), PeerError> {
-        let Some(candidate) = parse_candidate(text)? else { return Ok(()) };
-        self.rtc.add_remote_candidate(candidate);
-        self.drain();
-        Ok(())
-    }
-
-    /// The remote's checks may have come before its description: str0m answers one a time-out, and
-    /// ours wait behind them.
-    pub(crate) fn hasten_checks(&mut self) {
-        for _ in 0..FIRST_CHECKS {
-            if self.ice != IceConnectionState::Checking {
-                return;
-            }
-            if let Err(error) = self.rtc.handle_input(Input::Timeout(self.now)) {
-                warn!(%error, "connectivity checks");
-            }
-            self.drain();
-        }
-    }
-
     // ---------------------------------------------------------- transceivers
 
     pub(crate) fn new_id(&mut self) -> u32 {
@@ -355,73 +298,6 @@ impl Peer {
 
     pub(crate) fn by_mid(&self, mid: Mid) -> Option<usize> {
         self.transceivers.iter().position(|t| t.mid == Some(mid))
-    }
-
-    /// Sends one packet of audio. Dropped and counted while the section is not negotiated for
-    /// sending or the connection is not up; gives whether it went out.
-    pub fn send_audio(&mut self, now: Instant, id: TransceiverId, frame: &EncodedFrame) -> bool {
-        self.now = self.now.max(now);
-        let Some(index) = self.transceivers.iter().position(|t| t.id == id) else { return false };
-        let sent = self.write_audio(now, index, frame);
-        if sent {
-            if let Err(error) = self.rtc.handle_input(Input::Timeout(self.now)) {
-                warn!(%error, "send");
-            }
-            self.drain();
-        } else if let Some(transceiver) = self.transceivers.get_mut(index) {
-            transceiver.sent.dropped += 1;
-        }
-        sent
-    }
-
-    fn write_audio(&mut self, now: Instant, index: usize, frame: &EncodedFrame) -> bool {
-        if !self.rtc.is_connected() {
-            return false;
-        }
-        let Some(mid) = self.transceivers.get(index).and_then(|t| t.mid) else { return false };
-        let Some(payload_type) = self.opus_payload_type(index, mid) else { return false };
-        let Some(transceiver) = self.transceivers.get_mut(index) else { return false };
-        let mut direct = self.rtc.direct_api();
-        let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
-        let extensions = ExtensionValues {
-            audio_level: Some(frame.level),
-            voice_activity: Some(frame.level > -60),
-            ..ExtensionValues::default()
-        };
-        let write = RtpWrite::new(
-            payload_type,
-            transceiver.sequence.into(),
-            frame.timestamp,
-            now,
-            frame.payload.clone(),
-        )
-        .marker(frame.marker)
-        .ext_vals(extensions);
-        transceiver.sequence += 1;
-        transceiver.sent.packets += 1;
-        transceiver.sent.bytes += frame.payload.len() as u64;
-        transceiver.sent.ssrc = *stream.ssrc();
-        stream.write_rtp(write);
-        true
-    }
-
-    fn opus_payload_type(&mut self, index: usize, mid: Mid) -> Option<str0m::media::Pt> {
-        let media = self.rtc.media(mid)?;
-        if !media.direction().is_sending() {
-            return None;
-        }
-        if let Some(known) = self.transceivers.get(index)?.payload_type {
-            return Some(known);
-        }
-        let remote = media.remote_pts();
-        let opus = self
-            .rtc
-            .codec_config()
-            .iter()
-            .find(|params| params.spec().codec == Codec::Opus && remote.contains(&params.pt()))
-            .map(str0m::format::PayloadParams::pt)?;
-        self.transceivers.get_mut(index)?.payload_type = Some(opus);
-        Some(opus)
     }
 
     // ----------------------------------------------------------------- state
@@ -549,58 +425,6 @@ impl Peer {
             _ => {}
         }
     }
-
-    fn on_rtp(&mut self, packet: &RtpPacket) {
-        let ssrc = packet.header.ssrc;
-        let index = if let Some(index) = self.routes.get(&ssrc) {
-            *index
-        } else {
-            let mid = self.rtc.direct_api().stream_rx(&ssrc).map(|stream| stream.mid());
-            let Some(index) = mid.and_then(|mid| self.by_mid(mid)) else { return };
-            self.routes.insert(ssrc, index);
-            index
-        };
-        let Some(transceiver) = self.transceivers.get_mut(index) else { return };
-        if transceiver.media != MediaType::Audio {
-            return;
-        }
-        transceiver.received.packets += 1;
-        transceiver.received.bytes += packet.payload.len() as u64;
-        transceiver.received.ssrc = *ssrc;
-        let Some(duration) = packet_duration(&packet.payload) else {
-            transceiver.received.discarded += 1;
-            return;
-        };
-        let audio = Packet {
-            sequence: *packet.seq_no,
-            timestamp: packet.time.numer(),
-            duration,
-            arrival: packet.timestamp,
-            payload: Arc::clone(&packet.payload),
-        };
-        self.events.push_back(Event::Audio(transceiver.id, audio));
-    }
-}
-
-/// Reads a candidate line. `None` for the end of candidates and for what cannot be used here: a
-/// host name in place of an address, or a kind of address ICE excludes.
-pub fn parse_candidate(text: &str) -> Result<Option<Candidate>, PeerError> {
-    let text = text.trim();
-    let text = text.strip_prefix("a=").unwrap_or(text);
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    let address = fields.get(4).ok_or_else(|| PeerError::Sdp("candidate too short".into()))?;
-    if address.parse::<IpAddr>().is_err() {
-        let name = address.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-        return if name && fields.len() >= 8 {
-            Ok(None)
-        } else {
-            Err(PeerError::Sdp("candidate without an address".into()))
-        };
-    }
-    Candidate::from_sdp_string(text).map(Some).map_err(|error| PeerError::Sdp(error.to_string()))
 }
 
 #[cfg(test)]

@@ -5,11 +5,15 @@ use str0m_netem::{
     Input as LinkInput, Netem, NetemConfig, Output as LinkOutput, Probability, RandomLoss, WithLen,
 };
 
+use str0m::net::TcpType;
+
 use super::*;
 use crate::data_channel::ChannelInit;
+use crate::ice::parse_candidate;
 use crate::playout::{PULL, Playout, Pulled};
 use crate::sdp::Direction;
 use crate::send_queue::{SendQueue, TICK};
+use crate::transceiver::MediaType;
 
 const RATE: u32 = 48_000;
 
