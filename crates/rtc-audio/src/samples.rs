@@ -290,7 +290,8 @@ impl Samples {
         let coarse = (self.rate / 8_000).max(1);
         // An odd stride takes both channels in turn.
         let stride = coarse * self.channels | 1;
-        let mut best = self.best_of(template, frames, stride, candidates.clone().step_by(coarse))?;
+        let mut best =
+            self.best_of(template, frames, stride, candidates.clone().step_by(coarse))?;
         if stride > 1 {
             let near = best.at.saturating_sub(coarse - 1).max(candidates.start)
                 ..(best.at + coarse).min(candidates.end);
