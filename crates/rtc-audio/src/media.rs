@@ -12,8 +12,12 @@ use tracing::warn;
 use crate::codec::packet_duration;
 use crate::jitter_buffer::Packet;
 use crate::peer::{Event, Peer};
+use crate::red;
 use crate::send_queue::EncodedFrame;
-use crate::transceiver::{MediaType, TransceiverId};
+use crate::transceiver::{MediaType, PayloadTypes, TransceiverId};
+
+/// Above this level in dBov there may be a voice (the V bit of RFC 6464 §3): rooms are about as loud.
+const QUIET: i8 = -60;
 
 impl Peer {
     /// Sends one packet of audio. Dropped and counted while the section is not negotiated for
@@ -38,49 +42,60 @@ impl Peer {
             return false;
         }
         let Some(mid) = self.transceivers.get(index).and_then(|t| t.mid) else { return false };
-        let Some(payload_type) = self.opus_payload_type(index, mid) else { return false };
+        let Some(types) = self.payload_types(index, mid) else { return false };
         let Some(transceiver) = self.transceivers.get_mut(index) else { return false };
         let mut direct = self.rtc.direct_api();
         let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
         let extensions = ExtensionValues {
             audio_level: Some(frame.level),
-            voice_activity: Some(frame.level > -60),
+            voice_activity: Some(frame.level > QUIET),
             ..ExtensionValues::default()
         };
-        let write = RtpWrite::new(
-            payload_type,
-            transceiver.sequence.into(),
-            frame.timestamp,
-            now,
-            frame.payload.clone(),
-        )
-        .marker(frame.marker)
-        .ext_vals(extensions);
+        let (payload_type, payload) = match types.red {
+            Some(red) => (red, transceiver.red.wrap(types.opus, frame)),
+            None => (types.opus, Arc::clone(&frame.payload)),
+        };
+        let bytes = payload.len() as u64;
+        let sequence = transceiver.sequence.into();
+        let write = RtpWrite::new(payload_type, sequence, frame.timestamp, now, payload)
+            .marker(frame.marker)
+            .ext_vals(extensions);
         transceiver.sequence += 1;
         transceiver.sent.packets += 1;
-        transceiver.sent.bytes += frame.payload.len() as u64;
+        transceiver.sent.bytes += bytes;
         transceiver.sent.ssrc = *stream.ssrc();
         stream.write_rtp(write);
         true
     }
 
-    fn opus_payload_type(&mut self, index: usize, mid: Mid) -> Option<str0m::media::Pt> {
+    /// What packets of a section are sent as, `None` while it does not send.
+    fn payload_types(&mut self, index: usize, mid: Mid) -> Option<PayloadTypes> {
         let media = self.rtc.media(mid)?;
         if !media.direction().is_sending() {
             return None;
         }
-        if let Some(known) = self.transceivers.get(index)?.payload_type {
+        let transceiver = self.transceivers.get_mut(index)?;
+        if let Some(known) = transceiver.payload_types {
             return Some(known);
         }
         let remote = media.remote_pts();
-        let opus = self
-            .rtc
-            .codec_config()
-            .iter()
-            .find(|params| params.spec().codec == Codec::Opus && remote.contains(&params.pt()))
-            .map(str0m::format::PayloadParams::pt)?;
-        self.transceivers.get_mut(index)?.payload_type = Some(opus);
-        Some(opus)
+        let opus =
+            self.rtc.codec_config().iter().find(|params| {
+                params.spec().codec == Codec::Opus && remote.contains(&params.pt())
+            })?;
+        let preferred = transceiver.red_allowed && transceiver.opus.is_some_and(|o| o.red);
+        let types = PayloadTypes { opus: opus.pt(), red: opus.red().filter(|_| preferred) };
+        transceiver.payload_types = Some(types);
+        transceiver.red.reset();
+        Some(types)
+    }
+
+    /// Says whether a transceiver may send redundant audio (RFC 2198) to a remote that prefers it.
+    pub fn allow_red(&mut self, id: TransceiverId, allowed: bool) {
+        if let Some(transceiver) = self.transceivers.iter_mut().find(|t| t.id == id) {
+            transceiver.red_allowed = allowed;
+            transceiver.payload_types = None;
+        }
     }
 
     pub(crate) fn on_rtp(&mut self, packet: &RtpPacket) {
@@ -100,7 +115,14 @@ impl Peer {
         transceiver.received.packets += 1;
         transceiver.received.bytes += packet.payload.len() as u64;
         transceiver.received.ssrc = *ssrc;
-        let Some(duration) = packet_duration(&packet.payload) else {
+        let pt = packet.header.payload_type;
+        let is_red = self.rtc.codec_config().iter().any(|params| params.red() == Some(pt));
+        let payload = if is_red {
+            red::primary(&packet.payload).unwrap_or_default().into()
+        } else {
+            Arc::clone(&packet.payload)
+        };
+        let Some(duration) = packet_duration(&payload) else {
             transceiver.received.discarded += 1;
             return;
         };
@@ -109,7 +131,7 @@ impl Peer {
             timestamp: packet.time.numer(),
             duration,
             arrival: packet.timestamp,
-            payload: Arc::clone(&packet.payload),
+            payload,
         };
         self.events.push_back(Event::Audio(transceiver.id, audio));
     }
