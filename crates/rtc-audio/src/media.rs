@@ -7,7 +7,7 @@ use str0m::Input;
 use str0m::format::Codec;
 use str0m::media::Mid;
 use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::codec::packet_duration;
 use crate::jitter_buffer::Packet;
@@ -85,6 +85,7 @@ impl Peer {
             })?;
         let preferred = transceiver.red_allowed && transceiver.opus.is_some_and(|o| o.red);
         let types = PayloadTypes { opus: opus.pt(), red: opus.red().filter(|_| preferred) };
+        debug!(%mid, ?types, "payload types");
         transceiver.payload_types = Some(types);
         transceiver.red.reset();
         Some(types)

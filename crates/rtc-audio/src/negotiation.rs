@@ -412,6 +412,9 @@ impl Peer {
         for (mid, format) in opus_formats(text) {
             let mid = Mid::from(mid);
             if let Some(transceiver) = self.transceivers.iter_mut().find(|t| t.mid == Some(mid)) {
+                if transceiver.opus != Some(format) {
+                    debug!(%mid, ?format, "what the remote asks of our encoder");
+                }
                 transceiver.opus = Some(format);
             }
         }
