@@ -107,6 +107,10 @@ impl Bare {
             .set_rtp_mode(true)
             .clear_codecs()
             .enable_opus(true, red)
+            .enable_vp8(true)
+            .enable_vp9(true)
+            .enable_h264(true)
+            .enable_av1(true)
             .set_stats_interval(Some(Duration::from_secs(1)))
             .build(now);
         let address = SocketAddr::from(([10, 0, 0, 1], port));
