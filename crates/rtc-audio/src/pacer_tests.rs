@@ -44,7 +44,7 @@ fn a_short_stall_is_made_up_for_and_a_long_one_is_skipped() {
     });
     assert_eq!(due.count(), 5);
 
-    let suspended = pacer.deadline() + Duration::from_secs(3_600);
+    let suspended = pacer.deadline() + Duration::from_hours(1);
     let lost = pacer.ticked(suspended, false);
     assert_eq!(lost, 3_600 * 50 - 1);
     assert!(pacer.deadline() <= suspended && pacer.deadline() + TICK > suspended);
@@ -71,13 +71,14 @@ proptest! {
         let mut ticks = 0_u32;
         for (rest, late, woken) in steps {
             // A talk spurt of three ticks, silence of two, a rest.
+            let mut now = start;
             for quiet in [false, false, false, true, true] {
-                let now = pacer.deadline() + ms(late);
+                now = pacer.deadline() + ms(late);
                 ticks += 1 + pacer.ticked(now, quiet);
             }
             let until = pacer.rest_until(20);
             ticks += if woken {
-                pacer.woken((pacer.deadline() - TICK + ms(rest)).min(until))
+                pacer.woken((now + ms(rest)).min(until))
             } else {
                 pacer.rested(until + ms(late))
             };

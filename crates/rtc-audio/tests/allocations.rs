@@ -55,15 +55,9 @@ impl Sends for Bare {
 
 /// Allocations of a packet's way from one end to the other, RTCP and statistics included.
 fn per_packet<A: Sends, B: End>(a: A, b: B, now: Instant, red: bool) -> f64 {
-    let mut pair =
-        Pair::connect(
-            a,
-            b,
-            now,
-            |answer| {
-                if red { answer } else { answer.replace(" 63 111", " 111 63") }
-            },
-        );
+    let mut pair = Pair::connect(a, b, now, |answer| {
+        if red { answer.to_owned() } else { answer.replace(" 63 111", " 111 63") }
+    });
     let payload = [0x78; 80];
     let mut at = 0;
     let mut run = |packets: usize| {

@@ -197,11 +197,11 @@ pub fn base() -> Instant {
 
 impl<A: End, B: End> Pair<A, B> {
     /// Connects them; `edit` may change the answer that the offering end sees.
-    pub fn connect(a: A, b: B, now: Instant, edit: impl Fn(String) -> String) -> Self {
+    pub fn connect(a: A, b: B, now: Instant, edit: impl Fn(&str) -> String) -> Self {
         let mut pair = Self { a, b, now };
         let offer = pair.a.offer();
         let answer = pair.b.answer(&offer);
-        pair.a.answered(&edit(answer));
+        pair.a.answered(&edit(&answer));
         for _ in 0..10_000 {
             if pair.a.is_up() && pair.b.is_up() {
                 return pair;
