@@ -233,10 +233,13 @@ impl JitterBuffer {
         let slot = &mut self.slots[index(packet.sequence)];
         match slot {
             Some(held) if held.sequence == packet.sequence => {
-                if packet.origin != Origin::Redundant {
-                    self.counters.duplicates += 1;
+                if packet.origin == Origin::Redundant {
+                    return;
                 }
-                return;
+                if held.origin != Origin::Redundant {
+                    self.counters.duplicates += 1;
+                    return;
+                }
             }
             Some(_) => self.counters.discarded += 1,
             None => self.held += 1,
