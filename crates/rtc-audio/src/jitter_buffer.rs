@@ -458,7 +458,10 @@ impl JitterBuffer {
         match packet.origin {
             Origin::Sent => {}
             Origin::Resent => self.counters.resent += 1,
-            Origin::Redundant => self.counters.redundant += 1,
+            Origin::Redundant => {
+                self.counters.redundant += 1;
+                self.lossy = LOSSY_FOR;
+            }
         }
         let join = match (std::mem::take(&mut self.fresh), paused) {
             (true, _) => Join::Fresh,

@@ -30,7 +30,7 @@ const HEARD: u32 = 16_000;
 const TONE_HZ: f64 = 440.0;
 const LOUD: f64 = 8_000.0;
 /// Length of a row's call.
-const CALL: Duration = Duration::from_secs(20);
+const CALL: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone)]
 struct Datagram {
@@ -238,6 +238,8 @@ fn steepest(samples: &[i16]) -> f64 {
 #[derive(Debug)]
 struct Row {
     name: &'static str,
+    /// Share of the packets that did not come.
+    lost: f64,
     /// Share of the samples that were made up.
     concealed: f64,
     /// Mean time from a packet's arrival to its playout, in ms.
@@ -250,14 +252,16 @@ struct Row {
     stats: PlayoutStats,
 }
 
-fn measure(name: &'static str, link: NetemConfig) -> Row {
+fn measure(name: &'static str, link: NetemConfig, red: bool) -> Row {
     let mut call = Call::connected();
+    call.peers[0].allow_red(call.id, red);
     call.set_links(link);
     call.talk(CALL);
     let stats = call.playout.stats();
     let time = (call.now - call.first_sound.unwrap()).as_secs_f64();
     Row {
         name,
+        lost: 1.0 - (stats.buffer.received as f64 * 960.0 / call.sent as f64).min(1.0),
         concealed: stats.concealed_samples as f64 / stats.samples as f64,
         delay: stats.delay_sum.as_secs_f64() * 1_000.0 / stats.emitted_samples as f64,
         share: share(&call.heard[HEARD as usize / 10..]),
@@ -269,24 +273,29 @@ fn measure(name: &'static str, link: NetemConfig) -> Row {
 }
 
 const JITTER_5_LOSS: &str = "5 % loss, 30 ms jitter";
+const ALONE: &str = "the same without copies (RED)";
 
-fn networks() -> Vec<(&'static str, NetemConfig)> {
+/// Name, link, and whether the sender adds copies.
+type Network = (&'static str, NetemConfig, bool);
+
+fn networks() -> Vec<Network> {
     let link = NetemConfig::new().latency(ms(40));
     let far = NetemConfig::new().latency(ms(100));
-    let bursts = GilbertElliot::new().good_duration(95.0).bad_duration(5.0);
+    let bursts = GilbertElliot::new().good_duration(60.0).bad_duration(5.0);
     let jitter = |ms_: u64| NetemConfig::new().latency(ms(ms_ + 10)).jitter(ms(ms_));
     vec![
-        ("no loss, no jitter", link),
-        ("1 % loss", link.loss(percent(1.0))),
-        ("5 % loss", link.loss(percent(5.0))),
-        ("10 % loss", link.loss(percent(10.0))),
-        ("20 % loss", link.loss(percent(20.0))),
-        ("5 % loss in bursts of 5", link.loss(bursts)),
-        ("30 ms jitter", jitter(30)),
-        ("100 ms jitter", jitter(100)),
-        (JITTER_5_LOSS, jitter(30).loss(percent(5.0))),
-        ("every 5th early, 2 % twice", link.reorder_gap(5).duplicate(Probability::new(0.02))),
-        ("200 ms round trip, 5 % loss", far.loss(percent(5.0))),
+        ("no loss, no jitter", link, true),
+        ("1 % loss", link.loss(percent(1.0)), true),
+        ("5 % loss", link.loss(percent(5.0)), true),
+        ("10 % loss", link.loss(percent(10.0)), true),
+        ("20 % loss", link.loss(percent(20.0)), true),
+        ("loss in bursts of 5 packets", link.loss(bursts), true),
+        ("30 ms jitter", jitter(30), true),
+        ("100 ms jitter", jitter(100), true),
+        (JITTER_5_LOSS, jitter(30).loss(percent(5.0)), true),
+        (ALONE, jitter(30).loss(percent(5.0)), false),
+        ("every 5th early, 2 % twice", link.reorder_gap(5).duplicate(Probability::new(0.02)), true),
+        ("200 ms round trip, 5 % loss", far.loss(percent(5.0)), true),
     ]
 }
 
@@ -294,8 +303,8 @@ fn networks() -> Vec<(&'static str, NetemConfig)> {
 fn sound_survives_bad_networks() {
     let networks = networks();
     let (left, right) = networks.split_at(networks.len() / 2);
-    let all = |part: &[(&'static str, NetemConfig)]| -> Vec<Row> {
-        part.iter().map(|(name, link)| measure(name, *link)).collect()
+    let all = |part: &[Network]| -> Vec<Row> {
+        part.iter().map(|(name, link, red)| measure(name, *link, *red)).collect()
     };
     let rows: Vec<Row> = std::thread::scope(|scope| {
         let first = scope.spawn(|| all(left));
@@ -304,12 +313,13 @@ fn sound_survives_bad_networks() {
         rows.append(&mut second);
         rows
     });
-    println!("| network | concealed | delay, ms | tone's share | first sound, ms |");
-    println!("|---|---|---|---|---|");
+    println!("| network | lost | concealed | delay, ms | tone's share | first sound, ms |");
+    println!("|---|---|---|---|---|---|");
     for row in &rows {
         println!(
-            "| {} | {:.1} % | {:.0} | {:.4} | {} |",
+            "| {} | {:.1} % | {:.1} % | {:.0} | {:.4} | {} |",
             row.name,
+            row.lost * 100.0,
             row.concealed * 100.0,
             row.delay,
             row.share,
@@ -330,8 +340,72 @@ fn sound_survives_bad_networks() {
     let usual = row(JITTER_5_LOSS);
     assert!(usual.share >= 0.99, "{usual:?}");
     assert!(usual.concealed < 0.08 && usual.delay < 80.0, "{usual:?}");
+    assert!(usual.stats.buffer.redundant > 30, "{usual:?}");
+    let alone = row(ALONE);
+    assert!(alone.share >= 0.95 && alone.concealed < 0.08, "{alone:?}");
+    let worst = row("20 % loss");
+    assert!(worst.share >= 0.95 && worst.concealed < 0.08, "{worst:?}");
+    let unsteady = row("100 ms jitter");
+    assert!(unsteady.share >= 0.99 && unsteady.concealed < 0.01, "{unsteady:?}");
     for row in &rows {
+        assert!(row.steepest < 2.0, "a click: {row:?}");
         assert!(row.first_sound <= ms(70), "{row:?}");
         assert!(row.heard > 0.995, "{row:?}");
+    }
+}
+
+/// From an ICE restart to the first sound after it.
+fn restart(call: &mut Call) -> Duration {
+    call.negotiate(true);
+    let restarted = call.now;
+    call.first_sound = None;
+    call.talk(ms(3_000));
+    call.first_sound.expect("sound within 3 s") - restarted
+}
+
+#[test]
+fn sound_is_back_within_two_seconds_of_an_ice_restart() {
+    let mut call = Call::connected();
+    call.talk(ms(1_000));
+    let dead = NetemConfig::new().loss(percent(100.0));
+    call.set_links(dead);
+    call.run_until("the loss", |call| {
+        call.peers.iter().all(|peer| peer.state() == PeerState::Disconnected)
+    });
+    // What was being played is over.
+    call.talk(ms(1_000));
+    let link = NetemConfig::new().latency(ms(50));
+    call.set_links(link);
+    let took = restart(&mut call);
+    println!("sound {took:?} after an ICE restart over a path of 100 ms");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let end = &call.heard[call.heard.len() - HEARD as usize..];
+    assert!(share(end) > 0.99, "{}", share(end));
+}
+
+#[test]
+fn an_ice_restart_in_a_call_is_not_heard() {
+    let mut call = Call::connected();
+    call.talk(ms(1_000));
+    let made_up = call.playout.stats().concealed_samples;
+    assert!(restart(&mut call) <= ms(20));
+    assert_eq!(call.playout.stats().concealed_samples, made_up);
+    assert!(share(&call.heard[HEARD as usize / 2..]) > 0.99);
+}
+
+#[test]
+fn what_is_missing_on_a_short_path_is_asked_for_and_on_a_long_one_not() {
+    for (latency, expected) in [(15, true), (90, false)] {
+        let mut call = Call::connected();
+        // A sender that adds no copies: with them there is nothing to ask for.
+        call.peers[0].allow_red(call.id, false);
+        call.set_links(NetemConfig::new().latency(ms(latency)));
+        // The round trip is known from the path's checks by then.
+        call.talk(ms(8_000));
+        call.set_links(NetemConfig::new().latency(ms(latency)).loss(percent(5.0)));
+        call.talk(ms(5_000));
+        let receiver = &call.peers[1];
+        let nacks = receiver.ingress(receiver.transceivers()[0].id()).nacks;
+        assert_eq!(nacks > 0, expected, "{nacks} with a path of {latency} ms");
     }
 }
