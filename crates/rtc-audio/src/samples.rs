@@ -309,7 +309,7 @@ impl Samples {
         // Roughly first, at about 8 kHz, then exactly around the best.
         let coarse = (self.rate / 8_000).max(1);
         // An odd stride takes both channels in turn.
-        let stride = coarse * self.channels | 1;
+        let stride = (coarse * self.channels) | 1;
         let mut best =
             self.best_of(template, frames, stride, candidates.clone().step_by(coarse))?;
         if stride > 1 {
