@@ -378,6 +378,28 @@ mod tests {
     }
 
     #[test]
+    fn faint_noise_thins_out_for_a_receiver_with_dtx() {
+        let mut queue = queue();
+        queue.set_receiver(OpusFormat { dtx: true, ..OpusFormat::default() }).unwrap();
+        let mut seed = 1_u32;
+        let mut sent = Vec::new();
+        for _ in 0..200 {
+            let noise: Vec<i16> = (0..FRAME)
+                .map(|_| {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (seed >> 28) as i16 - 8
+                })
+                .collect();
+            queue.push(&noise);
+            sent.extend(queue.tick().unwrap());
+        }
+        assert!(sent.len() < 100, "{} packets of 200", sent.len());
+        assert_eq!(queue.framer.timestamp, 200 * FRAME_RTP, "time goes on");
+        queue.push(&[3_000, -3_000].repeat(FRAME / 2));
+        assert!(queue.tick().unwrap().is_some_and(|frame| frame.level > -30));
+    }
+
+    #[test]
     fn what_is_cleared_fades_within_ten_milliseconds() {
         let mut queue = queue();
         queue.push(&[8_000; FRAME * 4]);
