@@ -45,6 +45,8 @@ pub struct Ingress {
     pub jitter: u32,
     /// Fraction of packets lost.
     pub loss: f32,
+    /// Requests sent for missing packets (`nackCount` of webrtc-stats).
+    pub nacks: u64,
 }
 
 /// What the other side reported of a section that sends.
@@ -75,7 +77,11 @@ impl Stats {
     }
 
     pub(crate) fn on_ingress(&mut self, stats: &MediaIngressStats) {
-        let figures = Ingress { jitter: stats.jitter, loss: stats.loss.unwrap_or_default() };
+        let figures = Ingress {
+            jitter: stats.jitter,
+            loss: stats.loss.unwrap_or_default(),
+            nacks: stats.nacks,
+        };
         self.ingress.insert(stats.mid, figures);
     }
 

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use str0m::media::{MediaKind, Mid, Pt};
 use str0m::rtp::Ssrc;
 
+use crate::arrivals::Arrivals;
+use crate::opus_format::OpusFormat;
+use crate::red::RedSender;
 use crate::sdp::Direction;
 
 /// Names a transceiver of one peer, for its whole life.
@@ -64,9 +67,23 @@ pub struct Transceiver {
     pub(crate) remote_sends: bool,
     pub(crate) remote_streams: Vec<String>,
     pub(crate) sequence: u64,
-    pub(crate) payload_type: Option<Pt>,
+    pub(crate) payload_types: Option<PayloadTypes>,
+    /// What the remote's description asks of the encoder.
+    pub(crate) opus: Option<OpusFormat>,
+    pub(crate) red: RedSender,
+    /// RED may be sent, if it was negotiated.
+    pub(crate) red_allowed: bool,
     pub(crate) sent: SentCounters,
     pub(crate) received: ReceivedCounters,
+    pub(crate) arrivals: Arrivals,
+}
+
+/// What packets of a section are sent as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PayloadTypes {
+    pub(crate) opus: Pt,
+    /// Of the redundant payload around it, if that is what the remote prefers.
+    pub(crate) red: Option<Pt>,
 }
 
 /// What went out on a transceiver.
@@ -111,9 +128,13 @@ impl Transceiver {
             remote_streams: Vec::new(),
             // Low enough that the first packets cannot wrap (RFC 3711 §3.3.1), yet not zero.
             sequence: 1_000,
-            payload_type: None,
+            payload_types: None,
+            opus: None,
+            red: RedSender::default(),
+            red_allowed: true,
             sent: SentCounters::default(),
             received: ReceivedCounters::default(),
+            arrivals: Arrivals::default(),
         }
     }
 
@@ -155,6 +176,12 @@ impl Transceiver {
     /// Says whether the remote sends here.
     pub fn remote_sends(&self) -> bool {
         self.remote_sends
+    }
+
+    /// What the remote asks of the encoder, once it has described this section; RED only if it may
+    /// be sent.
+    pub fn opus_format(&self) -> Option<OpusFormat> {
+        self.opus.map(|format| OpusFormat { red: format.red && self.red_allowed, ..format })
     }
 
     /// What went out.
