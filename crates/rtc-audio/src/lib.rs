@@ -18,6 +18,7 @@ mod channels;
 pub mod codec;
 pub mod data_channel;
 pub mod ice;
+pub mod ice_server;
 pub mod jitter_buffer;
 mod media;
 mod negotiation;
@@ -26,6 +27,8 @@ pub mod playout;
 pub mod sdp;
 pub mod send_queue;
 pub mod stats;
+pub mod stun;
 pub mod transceiver;
+pub mod turn;
 
-pub use str0m::{Candidate, net};
+pub use str0m::{Candidate, CandidateKind, net};
