@@ -19,6 +19,7 @@ mod channels;
 pub mod codec;
 pub mod data_channel;
 pub mod ice;
+pub mod ice_server;
 pub mod jitter_buffer;
 mod media;
 mod negotiation;
@@ -31,7 +32,9 @@ mod samples;
 pub mod sdp;
 pub mod send_queue;
 pub mod stats;
+pub mod stun;
 pub mod transceiver;
 mod transits;
+pub mod turn;
 
-pub use str0m::{Candidate, net};
+pub use str0m::{Candidate, CandidateKind, net};
