@@ -97,9 +97,7 @@ impl Peer {
         if transceiver.media != MediaType::Audio {
             return;
         }
-        transceiver.received.packets += 1;
-        transceiver.received.bytes += packet.payload.len() as u64;
-        transceiver.received.ssrc = *ssrc;
+        transceiver.received.count(*ssrc, *packet.seq_no, packet.payload.len());
         let Some(duration) = packet_duration(&packet.payload) else {
             transceiver.received.discarded += 1;
             return;
