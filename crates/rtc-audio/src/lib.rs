@@ -17,6 +17,8 @@
 mod channels;
 pub mod codec;
 pub mod data_channel;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ice;
 pub mod jitter_buffer;
 mod media;
