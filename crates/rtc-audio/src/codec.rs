@@ -87,7 +87,8 @@ impl Encoder {
     }
 }
 
-/// Decodes straight to the rate and channels asked for.
+/// Decodes straight to the rate and channels asked for. A stereo packet comes out of a mono
+/// decoder mixed down, and a mono one out of a stereo decoder on both sides (RFC 6716 §2.1.6).
 #[derive(Debug)]
 pub struct Decoder {
     inner: opus::Decoder,
@@ -100,6 +101,11 @@ impl Decoder {
         check_format(sample_rate, channel_count)?;
         let inner = opus::Decoder::new(sample_rate, channels(channel_count)?)?;
         Ok(Self { inner, channel_count: channel_count as usize })
+    }
+
+    /// Forgets what was decoded: another stream begins.
+    pub fn reset(&mut self) -> Result<(), CodecError> {
+        Ok(self.inner.reset_state()?)
     }
 
     /// Decodes a packet into `out`, which must hold 120 ms; gives the interleaved sample count.
@@ -120,6 +126,29 @@ impl Decoder {
     pub fn conceal(&mut self, out: &mut [i16]) -> Result<usize, CodecError> {
         Ok(self.inner.decode(&[], out, false)? * self.channel_count)
     }
+}
+
+/// Says whether a packet carries a copy of the frame before it (in-band FEC, RFC 6716 §2.1.7).
+///
+/// Only the SILK layer has it, which says so right after the voice flags of its frames
+/// (RFC 6716 §4.2.3 and §4.2.4): with a flag for each channel.
+pub fn carries_copy(payload: &[u8]) -> bool {
+    let [toc, first, ..] = payload else { return false };
+    let config = toc >> 3;
+    if config >= 16 {
+        return false;
+    }
+    if toc & 0b11 != 0 {
+        // Several frames, packed in ways of which libopus knows more than we need to.
+        return true;
+    }
+    let silk_frames = match config {
+        0..=11 => [1, 1, 2, 3][usize::from(config % 4)],
+        _ => 1,
+    };
+    let flag = |bit: u32| first & 0x80_u8.checked_shr(bit).unwrap_or(0) != 0;
+    let stereo = toc & 0b100 != 0;
+    flag(silk_frames) || (stereo && flag(2 * silk_frames + 1))
 }
 
 /// Length of a packet in RTP time by its first bytes, `None` when they are no Opus packet.
@@ -169,6 +198,45 @@ mod tests {
                 assert_eq!(decoder.decode(&packet, &mut out).unwrap(), (to / 50) as usize);
             }
         }
+    }
+
+    #[test]
+    fn only_packets_with_a_copy_of_the_one_before_say_so() {
+        let mut encoder = Encoder::new(16_000, 1).unwrap();
+        let mut copies = 0;
+        for at in 0..50 {
+            let packet = encoder.encode(&tone(16_000, 1)).unwrap().to_vec();
+            copies += u32::from(at > 2 && carries_copy(&packet));
+        }
+        assert!(copies > 40, "{copies}");
+        let mut plain =
+            opus::Encoder::new(16_000, Channels::Mono, Application::Voip).unwrap();
+        for _ in 0..50 {
+            let packet = plain.encode_vec(&tone(16_000, 1), 1_000).unwrap();
+            assert!(!carries_copy(&packet));
+        }
+        assert!(!carries_copy(&[]) && !carries_copy(&[0]), "no frame");
+        assert!(!carries_copy(&[31 << 3, 0xff]), "CELT alone");
+    }
+
+    #[test]
+    fn stereo_is_mixed_down_by_a_mono_decoder() {
+        let mut encoder = Encoder::new(48_000, 2).unwrap();
+        encoder.set_bitrate(128_000).unwrap();
+        let mut decoder = Decoder::new(16_000, 1).unwrap();
+        let mut out = vec![0; 1_920];
+        // The tone on the left, nothing on the right: half of it in the mix.
+        let mut level = -127;
+        for _ in 0..20 {
+            let mut stereo = tone(48_000, 2);
+            stereo.iter_mut().skip(1).step_by(2).for_each(|sample| *sample = 0);
+            let packet = encoder.encode(&stereo).unwrap().to_vec();
+            let len = decoder.decode(&packet, &mut out).unwrap();
+            assert_eq!(len, 320);
+            level = audio_level(&out[..len]);
+        }
+        let whole = audio_level(&tone(48_000, 1));
+        assert!((5..=7).contains(&(whole - level)), "{level} of {whole} dBov");
     }
 
     #[test]

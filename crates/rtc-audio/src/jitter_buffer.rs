@@ -1,36 +1,64 @@
 //! Puts RTP packets of one stream back in order and says when each is to be played.
 //!
-//! A packet waits until `target` has passed since the fastest recent packets would have come
-//! (RFC 3550 §6.4.1 measures jitter likewise). The target follows what the network does. What is
-//! missing when its time comes is recovered from the next packet, else concealed.
+//! The *delay* of a sample is the time from when the fastest recent packets would have brought it
+//! to when it is played. The buffer names the delay that is to be aimed at, the *target*; the
+//! player keeps to it by stretching time (see [`crate::samples`]), which takes up the drift of the
+//! two clocks as well: it shows as a delay that changes.
 //!
-//! The buffer never stretches time by itself: a late packet is still played where concealment
-//! filled in for it while nothing newer had come, which adds delay; [`Step::Play`] says how much
-//! delay is in surplus so that the player can shed it where nobody hears.
+//! What is missing when its time comes is recovered from the packet after it, else concealed.
+//! While nothing newer has come, the player makes sound up and the stream waits: a late packet is
+//! played, later, with the decoder's state intact.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::codec::{FRAME_RTP, RTP_CLOCK};
+use crate::codec::{FRAME_RTP, RTP_CLOCK, carries_copy};
+use crate::transits::{RESYNC_US, Transits};
 
 /// Packets held at most: 2.5 s of 20 ms frames. A power of two, to index by sequence number.
 const CAPACITY: usize = 128;
-/// Delay before anything is known of the network.
-const INITIAL_TARGET: Duration = Duration::from_millis(60);
-const MIN_TARGET: Duration = Duration::from_millis(40);
-const MAX_TARGET: Duration = Duration::from_millis(400);
-/// One frame, since a packet comes when its first sample is already 20 ms old.
-const TARGET_MARGIN_US: i64 = 20_000;
-/// Transit times remembered: 5 s of 20 ms frames.
-const TRANSITS: usize = 256;
-/// Frames concealed in a row when nothing comes: Opus fades to silence over about as much.
-const MAX_CONCEALED: u32 = 5;
+/// Delay before anything is known of the network: more than a machine's own unsteadiness, less
+/// than a network's. If it is too little, the player makes sound up while the delay grows.
+const INITIAL_TARGET: Duration = Duration::from_millis(30);
+const MIN_TARGET: Duration = Duration::from_millis(20);
+const MAX_TARGET: Duration = Duration::from_millis(200);
+/// A pull takes 10 ms of samples at once, so the last of them are needed so much earlier.
+const PULL_US: i64 = 10_000;
+/// While packets are lost, the one after a lost one must be there in time: it carries the copy.
+const REPAIR_US: i64 = 20_000;
+/// How fast the target falls, in microseconds a packet: 20 ms a second.
+const FALL_US: i64 = 400;
+/// How many packets after a loss another is expected: 5 s of 20 ms frames.
+const LOSSY_FOR: u32 = 250;
+/// So long may a stream stay away before it counts as broken off, in RTP time: the player's
+/// concealment is silent by then.
+const STARVED: u32 = RTP_CLOCK / 5;
 /// A hole of more packets than this (500 ms) is not filled but skipped.
 const MAX_HOLE: u64 = 25;
+/// What has piled up beyond the target while the network stood still is played fast, up to this.
+const MAX_SURPLUS: Duration = Duration::from_millis(500);
+/// Strays of the SSRC before the current one are dropped for so long.
+const STRAYS: Duration = Duration::from_secs(2);
+/// Opus packets of up to so many bytes say that the encoder falls silent (DTX, RFC 7587 §3.1.3).
+const DTX_BYTES: usize = 2;
+
+/// How a packet reached us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Sent once, as usual.
+    #[default]
+    Sent,
+    /// Sent again because we asked (NACK, RFC 4585 §6.2.1): says nothing of the network's jitter.
+    Resent,
+    /// Carried by a later packet (RED, RFC 2198): says nothing of the network's jitter.
+    Redundant,
+}
 
 /// One RTP packet of audio.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
+    /// SSRC of the stream. With another one, sequence and timestamp start afresh.
+    pub ssrc: u32,
     /// Sequence number, extended beyond 16 bits.
     pub sequence: u64,
     /// RTP timestamp in 1/48000 s, extended beyond 32 bits.
@@ -39,6 +67,8 @@ pub struct Packet {
     pub duration: u32,
     /// When it came.
     pub arrival: Instant,
+    /// How it came.
+    pub origin: Origin,
     /// The Opus packet.
     pub payload: Arc<[u8]>,
 }
@@ -48,14 +78,15 @@ pub struct Packet {
 pub enum Step {
     /// Nothing was ever to be played.
     Idle,
-    /// Silence, for 10 ms: the sender pauses, or the buffer fills.
-    Silence,
-    /// Decode this packet. `surplus` is delay beyond the target that could be shed.
+    /// Nothing is there: make sound up, fading to silence, and tell it by
+    /// [`JitterBuffer::waited`].
+    Wait,
+    /// Decode this packet.
     Play {
         /// The packet whose time has come.
         packet: Packet,
-        /// Delay beyond the target, steady for the last second.
-        surplus: Duration,
+        /// How it goes on from what was played before.
+        join: Join,
     },
     /// The frame before this payload is lost: decode the copy that it carries.
     Recover {
@@ -69,25 +100,48 @@ pub enum Step {
         /// Length of the lost frame in 1/48000 s.
         duration: u32,
     },
+    /// A frame is lost whose time was already made up for while waiting: the decoder must hear of
+    /// it, nobody else.
+    Skip {
+        /// Length of the lost frame in 1/48000 s.
+        duration: u32,
+    },
+}
+
+/// How a packet goes on from the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Join {
+    /// It follows in time, even if it is late or some before it are lost.
+    Next,
+    /// The sender paused before it: nothing was lost in between.
+    Pause,
+    /// It belongs to another stream than before: the decoder starts afresh.
+    Fresh,
 }
 
 /// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets that came, duplicates included.
+    /// Packets that came, duplicates included; those that came inside others not.
     pub received: u64,
     /// Packets that came twice.
     pub duplicates: u64,
     /// Packets that came after their time was filled in otherwise.
     pub late: u64,
-    /// Frames recovered from the packet after them.
+    /// Frames recovered by Opus' in-band FEC from the packet after them.
     pub recovered: u64,
-    /// Frames concealed because they are lost.
+    /// Frames that came inside a later packet (RED) and were played.
+    pub redundant: u64,
+    /// Frames that were sent again at our request and played.
+    pub resent: u64,
+    /// Frames concealed, or skipped, because they are lost.
     pub concealed: u64,
-    /// Frames concealed because nothing came: the sender paused, or its packets are late.
+    /// Times the buffer ran dry in the middle of a stream.
     pub starved: u64,
     /// Packets thrown away because the buffer was full or jumped.
     pub discarded: u64,
+    /// Streams taken up after the first: SSRC changes and restarts.
+    pub restarts: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,11 +149,9 @@ enum State {
     /// Before the first packet.
     New,
     /// Waiting for the delay to build up.
-    Filling {
-        play_at: Instant,
-    },
+    Filling,
     Playing,
-    /// Ran dry for longer than concealment helps.
+    /// Nothing came for longer than sound can be made up.
     Starved,
 }
 
@@ -109,14 +161,22 @@ pub struct JitterBuffer {
     slots: Box<[Option<Packet>]>,
     held: usize,
     state: State,
+    ssrc: u32,
+    /// The SSRC before, and when it ended.
+    previous: Option<(u32, Instant)>,
     next_sequence: u64,
     /// RTP time at which the next packet is expected, when something was played.
     next_timestamp: Option<u64>,
+    /// What is played next belongs to another stream than what was played.
+    fresh: bool,
+    /// The last packet said that the encoder falls silent.
+    silent: bool,
     frame: u32,
-    concealed_in_row: u32,
-    target: Duration,
+    /// RTP time made up since something real was played.
+    waited: u32,
+    target: i64,
+    lossy: u32,
     transits: Transits,
-    surplus: Surplus,
     counters: Counters,
 }
 
@@ -126,13 +186,17 @@ impl Default for JitterBuffer {
             slots: (0..CAPACITY).map(|_| None).collect(),
             held: 0,
             state: State::New,
+            ssrc: 0,
+            previous: None,
             next_sequence: 0,
             next_timestamp: None,
+            fresh: false,
+            silent: false,
             frame: FRAME_RTP,
-            concealed_in_row: 0,
-            target: INITIAL_TARGET,
+            waited: 0,
+            target: INITIAL_TARGET.as_micros() as i64,
+            lossy: 0,
             transits: Transits::default(),
-            surplus: Surplus::default(),
             counters: Counters::default(),
         }
     }
@@ -141,73 +205,107 @@ impl Default for JitterBuffer {
 impl JitterBuffer {
     /// Takes a packet from the network, in any order.
     pub fn insert(&mut self, packet: Packet) {
-        self.counters.received += 1;
-        match self.state {
-            State::New => self.start_filling(&packet),
-            State::Filling { .. } => {
-                let behind = self.next_sequence.saturating_sub(packet.sequence);
-                if behind > 0 && self.next_timestamp.is_none() && behind < CAPACITY as u64 / 2 {
-                    self.next_sequence = packet.sequence;
-                }
-            }
-            State::Playing | State::Starved => {}
+        if packet.origin != Origin::Redundant {
+            self.counters.received += 1;
+        }
+        if !self.take_up(&packet) {
+            return;
         }
         let ahead = packet.sequence.wrapping_sub(self.next_sequence) as i64;
         if ahead < 0 {
-            if ahead > -(CAPACITY as i64) {
+            if packet.origin != Origin::Redundant {
                 self.counters.late += 1;
-                return;
+                self.measure(&packet);
             }
-            self.jump_to(&packet);
-        } else if ahead >= CAPACITY as i64 {
-            self.jump_to(&packet);
-        }
-        if self.state == State::Starved {
-            // Whatever the pause was, the sender's clock may have moved against ours in it.
-            self.transits.clear();
-            self.start_filling(&packet);
-        }
-        if let Some(target) = self.transits.add(&packet) {
-            self.target = target.clamp(MIN_TARGET, MAX_TARGET);
-        }
-        let slot = &mut self.slots[index(packet.sequence)];
-        if slot.as_ref().is_some_and(|held| held.sequence == packet.sequence) {
-            self.counters.duplicates += 1;
             return;
         }
-        if slot.is_none() {
-            self.held += 1;
-        } else {
-            self.counters.discarded += 1;
+        if self.state == State::Starved {
+            self.state = State::Filling;
+            if self.transits.relative(packet.timestamp, packet.arrival).abs() > RESYNC_US / 5 {
+                // Whatever the pause was, the sender's clock moved against ours in it.
+                self.transits.clear();
+            }
+            if self.held == 0 && ahead > MAX_HOLE as i64 {
+                self.next_sequence = packet.sequence;
+            }
+        }
+        self.measure(&packet);
+        let slot = &mut self.slots[index(packet.sequence)];
+        match slot {
+            Some(held) if held.sequence == packet.sequence => {
+                if packet.origin != Origin::Redundant {
+                    self.counters.duplicates += 1;
+                }
+                return;
+            }
+            Some(_) => self.counters.discarded += 1,
+            None => self.held += 1,
         }
         *slot = Some(packet);
     }
 
-    /// Says what comes next. Call it whenever the player has less than it needs.
-    pub fn next(&mut self, now: Instant) -> Step {
+    /// Says what comes next. Call it whenever the player has less than it needs; `queued` is the
+    /// RTP time of what it has.
+    pub fn next(&mut self, now: Instant, queued: u32) -> Step {
         match self.state {
             State::New => return Step::Idle,
-            State::Starved => return Step::Silence,
-            State::Filling { play_at } if now < play_at && self.held < CAPACITY / 2 => {
-                return if self.next_timestamp.is_some() { Step::Silence } else { Step::Idle };
+            State::Starved => return Step::Wait,
+            State::Filling if !self.is_filled(now) => {
+                return if self.next_timestamp.is_some() { Step::Wait } else { Step::Idle };
             }
-            State::Filling { .. } => self.state = State::Playing,
+            State::Filling => self.start(now),
             State::Playing => {}
         }
-        if let Some(due) = self.slots[index(self.next_sequence)].as_ref() {
-            return self.play_or_wait(now, due.timestamp, due.arrival);
+        if self.held == 0 {
+            return Step::Wait;
         }
-        if self.held > 0 { self.skip_lost() } else { self.run_dry() }
+        let Some(due) = self.slots[index(self.next_sequence)].as_ref() else {
+            return self.skip_lost(now, queued);
+        };
+        let paused = self.is_pause(due.timestamp);
+        if paused && self.transits.relative(due.timestamp, now) < self.target {
+            return Step::Wait;
+        }
+        self.play(paused)
     }
 
-    /// Tells the buffer that the player shed delay, so that it measures the surplus anew.
-    pub fn shed(&mut self) {
-        self.surplus = Surplus::default();
+    /// Says whether the packet that follows is there, so that it can be decoded ahead of time.
+    pub fn has_next(&self) -> bool {
+        self.state == State::Playing
+            && self.slots[index(self.next_sequence)]
+                .as_ref()
+                .is_some_and(|packet| !self.is_pause(packet.timestamp) && !self.fresh)
+    }
+
+    /// Tells the buffer that the player made up so much RTP time after a [`Step::Wait`].
+    pub fn waited(&mut self, duration: u32) {
+        if self.state == State::Playing && self.waited == 0 && !self.silent {
+            self.counters.starved += 1;
+        }
+        self.waited = self.waited.saturating_add(duration);
+        if self.state == State::Playing && self.held == 0 && self.waited >= STARVED {
+            self.state = State::Starved;
+        }
+    }
+
+    /// By how much the delay of what is played now is above the target, in microseconds. `queued`
+    /// is the RTP time that the player holds. `None` while nothing is playing.
+    pub fn surplus(&self, now: Instant, queued: u32) -> Option<i64> {
+        if self.state != State::Playing || self.waited > 0 || self.fresh {
+            return None;
+        }
+        Some(self.delay(now, queued)? - self.target)
     }
 
     /// The delay that is aimed at now.
     pub fn target(&self) -> Duration {
-        self.target
+        Duration::from_micros(self.target.max(0) as u64)
+    }
+
+    /// How much faster than ours the sender's clock runs, in parts per million; 0 until that has
+    /// been measured for half a minute.
+    pub fn drift_ppm(&self) -> f64 {
+        self.transits.drift_ppm()
     }
 
     /// Packets waiting.
@@ -225,58 +323,169 @@ impl JitterBuffer {
         self.counters
     }
 
-    fn start_filling(&mut self, packet: &Packet) {
-        self.state = State::Filling { play_at: packet.arrival + self.target };
-        if self.held == 0 {
+    // --------------------------------------------------------------- inserting
+
+    /// Finds the packet's place against what is played; `false` if it has none.
+    fn take_up(&mut self, packet: &Packet) -> bool {
+        if self.state == State::New {
+            self.ssrc = packet.ssrc;
+            self.next_sequence = packet.sequence;
+            self.state = State::Filling;
+            return true;
+        }
+        if packet.ssrc != self.ssrc {
+            let stray = |(ssrc, at): (u32, Instant)| {
+                ssrc == packet.ssrc && packet.arrival.saturating_duration_since(at) < STRAYS
+            };
+            if self.previous.is_some_and(stray) {
+                self.counters.late += 1;
+                return false;
+            }
+            self.previous = Some((self.ssrc, packet.arrival));
+            self.restart(packet);
+            return true;
+        }
+        let ahead = packet.sequence.wrapping_sub(self.next_sequence) as i64;
+        if ahead >= CAPACITY as i64 || ahead <= -(CAPACITY as i64) {
+            if packet.origin == Origin::Redundant {
+                return false;
+            }
+            self.restart(packet);
+        } else if ahead < 0 && self.state == State::Filling && self.is_new_stream() {
+            // The first packets came in disorder, and nothing of the stream was played.
             self.next_sequence = packet.sequence;
         }
-        self.concealed_in_row = 0;
-        self.surplus = Surplus::default();
+        true
     }
 
     /// The stream broke off and goes on elsewhere: what is held belongs to the past.
-    fn jump_to(&mut self, packet: &Packet) {
+    fn restart(&mut self, packet: &Packet) {
         self.counters.discarded += self.held as u64;
+        self.counters.restarts += 1;
         self.slots.iter_mut().for_each(|slot| *slot = None);
         self.held = 0;
+        self.ssrc = packet.ssrc;
         self.transits.clear();
         self.next_sequence = packet.sequence;
-        self.start_filling(packet);
+        self.fresh = self.next_timestamp.is_some();
+        self.state = State::Filling;
     }
 
-    fn play_or_wait(&mut self, now: Instant, timestamp: u64, arrival: Instant) -> Step {
-        // In sequence but later in time: the sender paused (DTX, RFC 7587 §3.1.3).
-        let paused = self
-            .next_timestamp
-            .is_some_and(|expected| timestamp > expected + u64::from(self.frame / 2));
-        if paused && now < arrival + self.target {
-            return Step::Silence;
+    /// Learns from a packet how unsteady the network is. The target rises at once and falls slowly.
+    fn measure(&mut self, packet: &Packet) {
+        if packet.origin != Origin::Sent {
+            return;
         }
-        let Some(packet) = self.slots[index(self.next_sequence)].take() else {
-            return Step::Silence;
-        };
+        self.lossy = self.lossy.saturating_sub(1);
+        let Some(tail) = self.transits.add(packet.timestamp, packet.arrival) else { return };
+        let repair = if self.lossy > 0 { REPAIR_US } else { 0 };
+        let least = if self.transits.is_settled() { MIN_TARGET } else { INITIAL_TARGET };
+        let wanted = (tail + repair + PULL_US)
+            .clamp(least.as_micros() as i64, MAX_TARGET.as_micros() as i64);
+        self.target = wanted.max(self.target - FALL_US);
+    }
+
+    // ----------------------------------------------------------------- playing
+
+    fn delay(&self, now: Instant, queued: u32) -> Option<i64> {
+        let playing = self.next_timestamp?.saturating_sub(u64::from(queued));
+        Some(self.transits.relative(playing, now))
+    }
+
+    /// In sequence but later in time: the sender paused (DTX, RFC 7587 §3.1.3).
+    fn is_pause(&self, timestamp: u64) -> bool {
+        let expected = self.next_timestamp.filter(|_| !self.fresh);
+        expected.is_some_and(|expected| timestamp > expected + u64::from(self.frame / 2))
+    }
+
+    fn first_ahead(&self) -> Option<u64> {
+        let packet = |ahead: &u64| self.slots[index(self.next_sequence + ahead)].is_some();
+        (0..CAPACITY as u64).find(packet)
+    }
+
+    fn is_filled(&self, now: Instant) -> bool {
+        let Some(ahead) = self.first_ahead() else { return false };
+        let Some(first) = &self.slots[index(self.next_sequence + ahead)] else { return false };
+        // What jitter is seen meanwhile does not put off the very first start.
+        let initial = INITIAL_TARGET.as_micros() as i64;
+        let target = if self.is_new_stream() { initial } else { self.target };
+        self.held >= CAPACITY / 2 || self.transits.relative(first.timestamp, now) >= target
+    }
+
+    /// Says whether nothing of the current stream was played yet.
+    fn is_new_stream(&self) -> bool {
+        self.next_timestamp.is_none() || self.fresh
+    }
+
+    /// Begins to play what is held, without most of what piled up. What is lost before it was made
+    /// up for while waiting.
+    fn start(&mut self, now: Instant) {
+        self.state = State::Playing;
+        let limit = self.target + MAX_SURPLUS.as_micros() as i64;
+        while self.held > 0 {
+            let slot = &mut self.slots[index(self.next_sequence)];
+            let Some(packet) = slot else {
+                self.next_sequence += 1;
+                self.counters.concealed += 1;
+                self.lossy = LOSSY_FOR;
+                let after = self.slots[index(self.next_sequence)].as_ref().map(|p| p.timestamp);
+                self.next_timestamp = after.or(self.next_timestamp);
+                continue;
+            };
+            if self.held == 1 || self.transits.relative(packet.timestamp, now) <= limit {
+                break;
+            }
+            let after = packet.timestamp + u64::from(packet.duration);
+            *slot = None;
+            self.held -= 1;
+            self.next_sequence += 1;
+            self.counters.discarded += 1;
+            self.next_timestamp = self.next_timestamp.map(|_| after);
+        }
+    }
+
+    fn play(&mut self, paused: bool) -> Step {
+        let Some(packet) = self.slots[index(self.next_sequence)].take() else { return Step::Wait };
         self.held -= 1;
         self.next_sequence += 1;
         self.next_timestamp = Some(packet.timestamp + u64::from(packet.duration));
         self.frame = packet.duration;
-        self.concealed_in_row = 0;
-        let delay = self.transits.delay(&packet, now);
-        let surplus = self.surplus.add(delay, self.target);
-        Step::Play { packet, surplus }
+        self.waited = 0;
+        self.silent = packet.payload.len() <= DTX_BYTES;
+        match packet.origin {
+            Origin::Sent => {}
+            Origin::Resent => self.counters.resent += 1,
+            Origin::Redundant => self.counters.redundant += 1,
+        }
+        let join = match (std::mem::take(&mut self.fresh), paused) {
+            (true, _) => Join::Fresh,
+            (false, true) => Join::Pause,
+            (false, false) => Join::Next,
+        };
+        Step::Play { packet, join }
     }
 
-    fn skip_lost(&mut self) -> Step {
-        let first = (1..CAPACITY as u64)
-            .find(|ahead| self.slots[index(self.next_sequence + ahead)].is_some())
-            .unwrap_or(1);
+    fn skip_lost(&mut self, now: Instant, queued: u32) -> Step {
+        let first = self.first_ahead().unwrap_or(1);
         if first > MAX_HOLE {
+            self.counters.concealed += first;
             self.next_sequence += first;
-            return Step::Silence;
+            let after = self.slots[index(self.next_sequence)].as_ref().map(|p| p.timestamp);
+            self.next_timestamp = after.or(self.next_timestamp);
+            return Step::Skip { duration: self.frame };
         }
-        self.next_sequence += 1;
-        self.next_timestamp = self.next_timestamp.map(|t| t + u64::from(self.frame));
         let duration = self.frame;
-        if let (1, Some(next)) = (first, self.slots[index(self.next_sequence)].as_ref()) {
+        let surplus = self.delay(now, queued).unwrap_or_default() - self.target;
+        self.lossy = LOSSY_FOR;
+        self.next_sequence += 1;
+        self.next_timestamp = self.next_timestamp.map(|t| t + u64::from(duration));
+        if self.waited >= duration && surplus >= rtp_us(duration) / 2 {
+            self.waited -= duration;
+            self.counters.concealed += 1;
+            return Step::Skip { duration };
+        }
+        let next = self.slots[index(self.next_sequence)].as_ref();
+        if let (1, Some(next)) = (first, next.filter(|next| carries_copy(&next.payload))) {
             self.counters.recovered += 1;
             return Step::Recover { payload: next.payload.clone(), duration };
         }
@@ -284,109 +493,15 @@ impl JitterBuffer {
         Step::Conceal { duration }
     }
 
-    fn run_dry(&mut self) -> Step {
-        if self.concealed_in_row >= MAX_CONCEALED {
-            self.state = State::Starved;
-            return Step::Silence;
-        }
-        self.concealed_in_row += 1;
-        self.counters.starved += 1;
-        Step::Conceal { duration: self.frame }
-    }
 }
 
 fn index(sequence: u64) -> usize {
     (sequence % CAPACITY as u64) as usize
 }
 
-/// How long packets took, against the fastest of the last seconds.
-#[derive(Debug)]
-struct Transits {
-    /// Arrival less RTP time, in microseconds, both counted from the first packet.
-    recent: [i64; TRANSITS],
-    len: usize,
-    at: usize,
-    origin: Option<(Instant, u64)>,
-    fastest: i64,
-}
-
-impl Default for Transits {
-    fn default() -> Self {
-        Self { recent: [0; TRANSITS], len: 0, at: 0, origin: None, fastest: 0 }
-    }
-}
-
-impl Transits {
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    fn transit(&self, timestamp: u64, at: Instant) -> Option<i64> {
-        let (start, first) = self.origin?;
-        let elapsed = at
-            .checked_duration_since(start)
-            .map(|d| d.as_micros() as i64)
-            .or_else(|| start.checked_duration_since(at).map(|d| -(d.as_micros() as i64)))?;
-        let ticks = i128::from(timestamp) - i128::from(first);
-        let media = ticks.checked_mul(1_000_000)? / i128::from(RTP_CLOCK);
-        Some(elapsed.saturating_sub(i64::try_from(media).ok()?))
-    }
-
-    /// Adds one and, every few packets, gives the delay that would have had nearly all in time.
-    fn add(&mut self, packet: &Packet) -> Option<Duration> {
-        if self.origin.is_none() {
-            self.origin = Some((packet.arrival, packet.timestamp));
-        }
-        let transit = self.transit(packet.timestamp, packet.arrival)?;
-        self.recent[self.at] = transit;
-        self.at = (self.at + 1) % TRANSITS;
-        self.len = (self.len + 1).min(TRANSITS);
-        self.fastest = self.recent[..self.len].iter().copied().min().unwrap_or(transit);
-        // Few samples say little about the tail: until then, only growth is believed.
-        if self.len < 50 {
-            let slowest = self.recent[..self.len].iter().copied().max().unwrap_or(transit);
-            let seen = micros(slowest - self.fastest + TARGET_MARGIN_US);
-            return (seen > INITIAL_TARGET).then_some(seen);
-        }
-        if !self.at.is_multiple_of(16) {
-            return None;
-        }
-        let mut sorted = self.recent;
-        let rank = (self.len * 98 / 100).min(self.len - 1);
-        let (_, tail, _) = sorted[..self.len].select_nth_unstable(rank);
-        Some(micros(*tail - self.fastest + TARGET_MARGIN_US))
-    }
-
-    /// How long after its fastest possible arrival a packet is played.
-    fn delay(&self, packet: &Packet, now: Instant) -> Duration {
-        self.transit(packet.timestamp, now)
-            .map_or(Duration::ZERO, |transit| micros(transit.saturating_sub(self.fastest)))
-    }
-}
-
-fn micros(value: i64) -> Duration {
-    Duration::from_micros(value.max(0) as u64)
-}
-
-/// The least delay beyond the target over about a second: what would not have been needed.
-#[derive(Debug, Default)]
-struct Surplus {
-    least: Option<Duration>,
-    count: u32,
-    steady: Duration,
-}
-
-impl Surplus {
-    fn add(&mut self, delay: Duration, target: Duration) -> Duration {
-        let over = delay.saturating_sub(target);
-        self.least = Some(self.least.map_or(over, |least| least.min(over)));
-        self.count += 1;
-        if self.count >= 50 {
-            self.steady = self.least.take().unwrap_or_default();
-            self.count = 0;
-        }
-        self.steady.min(over)
-    }
+/// RTP time in microseconds.
+pub(crate) fn rtp_us(duration: u32) -> i64 {
+    i64::from(duration) * 1_000_000 / i64::from(RTP_CLOCK)
 }
 
 #[cfg(test)]

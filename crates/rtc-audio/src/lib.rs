@@ -25,9 +25,11 @@ mod media;
 mod negotiation;
 pub mod peer;
 pub mod playout;
+mod samples;
 pub mod sdp;
 pub mod send_queue;
 pub mod stats;
 pub mod transceiver;
+mod transits;
 
 pub use str0m::{Candidate, net};

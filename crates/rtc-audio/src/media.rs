@@ -10,7 +10,7 @@ use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite};
 use tracing::warn;
 
 use crate::codec::packet_duration;
-use crate::jitter_buffer::Packet;
+use crate::jitter_buffer::{Origin, Packet};
 use crate::peer::{Event, Peer};
 use crate::send_queue::EncodedFrame;
 use crate::transceiver::{MediaType, TransceiverId};
@@ -103,10 +103,12 @@ impl Peer {
             return;
         };
         let audio = Packet {
+            ssrc: *ssrc,
             sequence: *packet.seq_no,
             timestamp: packet.time.numer(),
             duration,
             arrival: packet.timestamp,
+            origin: Origin::Sent,
             payload: Arc::clone(&packet.payload),
         };
         self.events.push_back(Event::Audio(transceiver.id, audio));

@@ -1,20 +1,33 @@
 //! Plays one remote track: packets in as they come, 10 ms of samples out whenever asked.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::codec::{CodecError, Decoder, MAX_PACKET_MS, RTP_CLOCK, audio_level};
-use crate::jitter_buffer::{Counters, JitterBuffer, Packet, Step};
+use crate::codec::{CodecError, Decoder, MAX_PACKET_MS, RTP_CLOCK};
+use crate::jitter_buffer::{Counters, JitterBuffer, Join, Packet, Step, rtp_us};
+use crate::samples::{ALIKE, Samples};
 
 /// Length of what one pull gives.
 pub const PULL: Duration = Duration::from_millis(10);
 
-/// Below this level nobody misses a frame (dBov).
-const QUIET: i8 = -50;
-/// Surplus that is shed in quiet places.
-const SHED_QUIET: Duration = Duration::from_millis(20);
-/// Surplus that is shed wherever it is: it hurts a conversation more than a skipped frame.
-const SHED_ANYWHERE: Duration = Duration::from_millis(160);
+/// Delay above the target that is worth a jump, in microseconds.
+const TOO_MUCH_US: i64 = 10_000;
+/// Delay below the target that is worth one: it costs sound, so less of it is borne.
+const TOO_LITTLE_US: i64 = 5_000;
+/// How far above the target a jump back may go, since periods are as long as they are.
+const OVERSHOOT_US: i64 = 7_500;
+/// Above this a conversation suffers more from the delay than from haste.
+const URGENT_US: i64 = 100_000;
+/// Pulls over which delay must be too much before some is taken away: half a second.
+const CALM_PULLS: u32 = 50;
+/// Pulls between jumps otherwise: at 15 ms at most every 50 ms, speech stays speech.
+const PULLS: u32 = 5;
+/// Pulls to wait for a better place, where none was found.
+const RETRY_PULLS: u32 = 10;
+/// RTP time decoded ahead at most: a period and what comes over it.
+const MOST_QUEUED: u32 = RTP_CLOCK / 20;
+/// How much less alike two places may be each time none was found, down to the least.
+const ALIKE_STEP: f64 = 0.05;
+const LEAST_ALIKE: f64 = 0.4;
 
 /// What a pull gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,19 +38,39 @@ pub enum Pulled {
     Audio,
 }
 
-/// Counts of one playout.
+/// Figures of one playout since its start. Samples are counted per channel, at the playout's rate.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PlayoutStats {
-    /// Counts of the jitter buffer.
+    /// Counts of the jitter buffer: packets received, late, discarded, recovered by FEC, by RED,
+    /// by NACK, concealed.
     pub buffer: Counters,
     /// The delay it aims at.
     pub target: Duration,
-    /// Samples per channel given out.
+    /// How much faster than ours the sender's clock runs, in parts per million; 0 until measured.
+    pub drift_ppm: f64,
+    /// Samples given out (`totalSamplesReceived` of webrtc-stats).
     pub samples: u64,
-    /// Samples per channel that were made up.
+    /// Samples that came out of packets or their copies (`jitterBufferEmittedCount`).
+    pub emitted_samples: u64,
+    /// Over all of those, the time from a packet's arrival to its playout (`jitterBufferDelay`).
+    pub delay_sum: Duration,
+    /// Over all of those, the target at that time (`jitterBufferTargetDelay`).
+    pub target_sum: Duration,
+    /// Samples made up for what was lost or late, silence included (`concealedSamples`). A
+    /// sender's pauses do not count.
     pub concealed_samples: u64,
-    /// Frames dropped to shorten the delay.
-    pub shed_frames: u64,
+    /// Those of them that were silent (`silentConcealedSamples`).
+    pub silent_concealed_samples: u64,
+    /// Times that samples were made up, however many in a row (`concealmentEvents`).
+    pub concealment_events: u64,
+    /// Times that a period was left out, to shorten the delay.
+    pub accelerations: u64,
+    /// Samples left out by that (`removedSamplesForAcceleration`).
+    pub removed_samples: u64,
+    /// Times that a period was played again, to lengthen the delay.
+    pub decelerations: u64,
+    /// Samples put in by that (`insertedSamplesForDeceleration`).
+    pub inserted_samples: u64,
     /// Packets that were no valid Opus.
     pub undecodable: u64,
 }
@@ -47,25 +80,51 @@ pub struct PlayoutStats {
 pub struct Playout {
     buffer: JitterBuffer,
     decoder: Decoder,
-    samples: VecDeque<i16>,
+    samples: Samples,
     scratch: Vec<i16>,
     sample_rate: u32,
     channels: usize,
+    pace: Pace,
+    /// Samples made up while waiting, and the silent ones of them: whether they are concealment
+    /// or a pause of the sender, the next packet says.
+    waited: u64,
+    waited_silent: u64,
+    concealing: bool,
     stats: PlayoutStats,
+}
+
+/// When to stretch time.
+#[derive(Debug)]
+struct Pace {
+    /// The least surplus of delay since the last jump, in microseconds.
+    least: i64,
+    pulls: u32,
+    alike: f64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { least: i64::MAX, pulls: 0, alike: ALIKE }
+    }
 }
 
 impl Playout {
     /// `sample_rate` one of [`crate::codec::SAMPLE_RATES`], one or two channels.
     pub fn new(sample_rate: u32, channels: u32) -> Result<Self, CodecError> {
         let decoder = Decoder::new(sample_rate, channels)?;
-        let longest = (sample_rate * MAX_PACKET_MS / 1000 * channels) as usize;
+        let longest = (sample_rate * MAX_PACKET_MS / 1000) as usize;
+        let channels = channels as usize;
         Ok(Self {
             buffer: JitterBuffer::default(),
             decoder,
-            samples: VecDeque::with_capacity(longest * 2),
-            scratch: vec![0; longest],
+            samples: Samples::new(sample_rate, channels, longest),
+            scratch: vec![0; longest * channels],
             sample_rate,
-            channels: channels as usize,
+            channels,
+            pace: Pace::default(),
+            waited: 0,
+            waited_silent: 0,
+            concealing: false,
             stats: PlayoutStats::default(),
         })
     }
@@ -83,64 +142,166 @@ impl Playout {
     /// Writes the next 10 ms to `out`, which holds [`Self::pull_len`] interleaved samples. Call it
     /// every 10 ms.
     pub fn pull(&mut self, now: Instant, out: &mut [i16]) -> Pulled {
-        while self.samples.len() < out.len() {
-            match self.buffer.next(now) {
+        self.keep_to_target(now);
+        let wanted = out.len() / self.channels;
+        while self.samples.len() < wanted {
+            match self.buffer.next(now, self.queued()) {
                 Step::Idle => return Pulled::Nothing,
-                Step::Silence => {
-                    let missing = out.len() - self.samples.len();
-                    self.samples.extend(std::iter::repeat_n(0, missing));
-                }
-                Step::Play { packet, surplus } => self.play(&packet, surplus),
-                Step::Recover { payload, duration } => {
-                    let len = self.frame_len(duration);
-                    let done = self.decoder.recover(&payload, &mut self.scratch[..len]);
-                    self.push_made_up(done.unwrap_or_default(), len);
-                }
-                Step::Conceal { duration } => self.conceal(duration),
+                Step::Wait => self.wait(wanted - self.samples.len()),
+                step => self.take(step, now),
             }
         }
-        let wanted = out.len();
-        for (to, from) in out.iter_mut().zip(self.samples.drain(..wanted)) {
-            *to = from;
-        }
-        self.stats.samples += (out.len() / self.channels) as u64;
+        self.samples.pull(out);
+        self.stats.samples += wanted as u64;
         Pulled::Audio
     }
 
-    /// Counts since the start.
+    /// Figures since the start.
     pub fn stats(&self) -> PlayoutStats {
-        PlayoutStats { buffer: self.buffer.counters(), target: self.buffer.target(), ..self.stats }
+        PlayoutStats {
+            buffer: self.buffer.counters(),
+            target: self.buffer.target(),
+            drift_ppm: self.buffer.drift_ppm(),
+            ..self.stats
+        }
     }
 
-    fn play(&mut self, packet: &Packet, surplus: Duration) {
+    fn take(&mut self, step: Step, now: Instant) {
+        match step {
+            Step::Idle | Step::Wait => {}
+            Step::Play { packet, join } => self.play(&packet, join, now),
+            Step::Recover { payload, duration } => {
+                let len = self.frame_len(duration);
+                match self.decoder.recover(&payload, &mut self.scratch[..len]) {
+                    Ok(done) => {
+                        self.scratch[done.min(len)..len].fill(0);
+                        self.samples.push(&self.scratch[..len]);
+                        self.stats.emitted_samples += (len / self.channels) as u64;
+                    }
+                    Err(_) => self.conceal(duration),
+                }
+            }
+            Step::Conceal { duration } => self.conceal(duration),
+            Step::Skip { duration } => {
+                let len = self.frame_len(duration);
+                // Only for what the decoder remembers.
+                let _ = self.decoder.conceal(&mut self.scratch[..len]);
+            }
+        }
+    }
+
+    fn play(&mut self, packet: &Packet, join: Join, now: Instant) {
+        let (waited, silent) =
+            (std::mem::take(&mut self.waited), std::mem::take(&mut self.waited_silent));
+        match join {
+            Join::Next if waited > 0 => {
+                self.stats.concealed_samples += waited;
+                self.stats.silent_concealed_samples += silent;
+                self.begin_concealment();
+            }
+            Join::Next | Join::Pause => {}
+            // Cannot fail: the decoder exists.
+            Join::Fresh => self.decoder.reset().unwrap_or_default(),
+        }
+        let queued = Duration::from_micros(rtp_us(self.queued()) as u64);
         let Ok(len) = self.decoder.decode(&packet.payload, &mut self.scratch) else {
             self.stats.undecodable += 1;
             self.conceal(packet.duration);
             return;
         };
-        let decoded = &self.scratch[..len];
-        let shed =
-            surplus >= SHED_ANYWHERE || (surplus >= SHED_QUIET && audio_level(decoded) < QUIET);
-        if shed {
-            self.stats.shed_frames += 1;
-            self.buffer.shed();
-        } else {
-            self.samples.extend(decoded);
+        self.concealing = false;
+        self.samples.push(&self.scratch[..len]);
+        let frames = (len / self.channels) as u32;
+        self.stats.emitted_samples += u64::from(frames);
+        self.stats.delay_sum +=
+            (now.saturating_duration_since(packet.arrival) + queued).saturating_mul(frames);
+        self.stats.target_sum += self.buffer.target() * frames;
+    }
+
+    /// Opus itself makes up for what is lost: it fades where several are.
+    fn conceal(&mut self, duration: u32) {
+        let len = self.frame_len(duration);
+        let done = self.decoder.conceal(&mut self.scratch[..len]).unwrap_or_default();
+        self.scratch[done.min(len)..len].fill(0);
+        self.samples.push(&self.scratch[..len]);
+        self.stats.concealed_samples += (len / self.channels) as u64;
+        self.begin_concealment();
+    }
+
+    fn begin_concealment(&mut self) {
+        if !std::mem::replace(&mut self.concealing, true) {
+            self.stats.concealment_events += 1;
         }
     }
 
-    fn conceal(&mut self, duration: u32) {
-        let len = self.frame_len(duration);
-        let done = self.decoder.conceal(&mut self.scratch[..len]);
-        self.push_made_up(done.unwrap_or_default(), len);
+    fn wait(&mut self, frames: usize) {
+        let audible = self.samples.make_up(frames);
+        self.waited += frames as u64;
+        self.waited_silent += (frames - audible) as u64;
+        self.buffer.waited(frames as u32 * (RTP_CLOCK / self.sample_rate));
     }
 
-    /// Takes what Opus made up, filled with silence where it made less than the frame.
-    fn push_made_up(&mut self, done: usize, len: usize) {
-        self.stats.concealed_samples += (len / self.channels) as u64;
-        let done = done.min(len);
-        self.samples.extend(&self.scratch[..done]);
-        self.samples.extend(std::iter::repeat_n(0, len - done));
+    /// Stretches time a little where it goes unnoticed, so that the delay is what it should be:
+    /// the network changes, and no two clocks run alike.
+    fn keep_to_target(&mut self, now: Instant) {
+        let Some(surplus) = self.buffer.surplus(now, self.queued()) else {
+            self.pace = Pace::default();
+            return;
+        };
+        // A pull that comes late sees too much, never too little.
+        self.pace.least = self.pace.least.min(surplus);
+        self.pace.pulls += 1;
+        if self.pace.pulls < PULLS {
+            return;
+        }
+        let (least, alike) = (self.pace.least, self.pace.alike);
+        let calm = self.pace.pulls >= CALM_PULLS || least >= URGENT_US;
+        let jumped = if least <= -TOO_LITTLE_US {
+            self.decode_ahead(0, now);
+            let jumped = self.samples.repeat(self.frames_of(OVERSHOOT_US - least), alike);
+            self.stats.decelerations += u64::from(jumped.is_some());
+            self.stats.inserted_samples += jumped.unwrap_or_default() as u64;
+            jumped
+        } else if least >= TOO_MUCH_US && calm {
+            let most = self.frames_of(least);
+            self.decode_ahead(most, now);
+            let jumped = self.samples.leave_out(most, alike);
+            self.stats.accelerations += u64::from(jumped.is_some());
+            self.stats.removed_samples += jumped.unwrap_or_default() as u64;
+            jumped
+        } else {
+            if self.pace.pulls >= CALM_PULLS {
+                self.pace = Pace::default();
+            }
+            return;
+        };
+        if jumped.is_some() {
+            self.pace = Pace::default();
+        } else {
+            let alike = (alike - ALIKE_STEP).max(LEAST_ALIKE);
+            let pulls = self.pace.pulls.saturating_sub(RETRY_PULLS);
+            self.pace = Pace { pulls, alike, ..Pace::default() };
+        }
+    }
+
+    /// Decodes what is there early, so that `most` frames can be left out.
+    fn decode_ahead(&mut self, most: usize, now: Instant) {
+        while self.samples.len() < self.samples.needed_to_leave_out(most)
+            && self.queued() < MOST_QUEUED
+            && self.buffer.has_next()
+        {
+            let step = self.buffer.next(now, self.queued());
+            self.take(step, now);
+        }
+    }
+
+    /// RTP time of what is decoded and not played.
+    fn queued(&self) -> u32 {
+        self.samples.len() as u32 * (RTP_CLOCK / self.sample_rate)
+    }
+
+    fn frames_of(&self, micros: i64) -> usize {
+        (micros.max(0) as u64 * u64::from(self.sample_rate) / 1_000_000) as usize
     }
 
     /// Interleaved samples of a frame of this RTP length. Opus conceals in steps of 2.5 ms.
