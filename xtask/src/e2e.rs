@@ -78,7 +78,7 @@ pub fn run(workspace: &Workspace, server: &Path, only: Option<&str>) -> Result<(
         let missing = missing.join(", ");
         return Err(Failure::new(format!("livekit's tests folder lacks {missing}")));
     }
-    let executables = build(workspace, &folder)?;
+    let executables = build(workspace, &folder, &files)?;
     let server = Server::start(server, &folder)?;
     let mut outcomes = Vec::new();
     for (name, excluded) in files {
@@ -195,14 +195,18 @@ fn at(path: &Path, error: &std::io::Error) -> Failure {
 // -------------------------------------------------------------------- build
 
 /// Builds the test programs; returns them by name.
-fn build(workspace: &Workspace, folder: &Path) -> Result<BTreeMap<String, PathBuf>, Failure> {
+fn build(
+    workspace: &Workspace,
+    folder: &Path,
+    files: &[(&str, &[&str])],
+) -> Result<BTreeMap<String, PathBuf>, Failure> {
     println!("\n==> build livekit's tests, in {}", folder.display());
     let begun = now();
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let output = Command::new(cargo)
         .args(["test", "--no-run", "--no-default-features", "--features", FEATURES])
         .args(["--message-format", "json-render-diagnostics"])
-        .args(FILES.iter().flat_map(|(name, _)| ["--test", name]))
+        .args(files.iter().flat_map(|(name, _)| ["--test", *name]))
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", &workspace.target)
         .stderr(Stdio::inherit())

@@ -20,7 +20,8 @@ Usage: cargo xtask <COMMAND>
 Commands:
   lint         fmt, clippy, docs, licences and bans, unused dependencies
   test [ARGS]  everything `cargo test --workspace` knows, with a real livekit-server beside it;
-               ARGS go to cargo test, such as `cargo xtask test --test it drain`
+               without ARGS then livekit-e2e; ARGS go to cargo test, such as
+               `cargo xtask test --test it drain`
   livekit-e2e [--file NAME]
                livekit's own end-to-end tests over this engine, against a real livekit-server;
                NAME is a file of livekit's tests folder, such as `room_test`
@@ -94,8 +95,11 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
     Step::cargo("build the tests", workspace_wide).args(["--no-run"]).args(arguments).run()?;
     Step::cargo("tests", workspace_wide)
         .args(arguments)
-        .env("ANTIPHON_TEST_LIVEKIT_SERVER", server)
+        .env("ANTIPHON_TEST_LIVEKIT_SERVER", &server)
         .run()?;
+    if arguments.is_empty() {
+        e2e::run(&workspace, &server, None)?;
+    }
     println!("\nxtask test: all is well");
     Ok(())
 }

@@ -12,7 +12,7 @@ use str0m::net::Protocol;
 use crate::codec::packet_duration;
 use crate::data_channel::ChannelInit;
 use crate::ice::parse_candidate;
-use crate::jitter_buffer::Packet;
+use crate::jitter_buffer::{Origin, Packet};
 use crate::peer::{Event, Peer, PeerState};
 use crate::playout::{PULL, Playout, Pulled};
 use crate::sdp::{Direction, sections};
@@ -148,7 +148,20 @@ pub fn rtp(data: &[u8]) {
         let payload = input.bytes(usize::from(len));
         if let Some(duration) = packet_duration(payload) {
             let payload = Arc::from(payload);
-            playout.insert(Packet { sequence, timestamp, duration, arrival: now, payload });
+            // A packet may also come inside another, or late at our request; and a sender may
+            // change its SSRC.
+            let origin = [Origin::Sent, Origin::Redundant, Origin::Resent][usize::from(wait % 3)];
+            let ssrc = 1 + u32::from(wait == u8::MAX);
+            let arrival = now;
+            playout.insert(Packet {
+                ssrc,
+                sequence,
+                timestamp,
+                duration,
+                arrival,
+                origin,
+                payload,
+            });
         }
         while pulled_at + PULL <= now {
             pulled_at += PULL;

@@ -130,7 +130,6 @@ pub(super) fn receiver(state: &State, handle: &TransceiverHandle) -> Vec<RtcStat
     .unwrap_or_default();
     let ingress = state.peer.ingress(handle.id);
     let mid = transceiver.mid().unwrap_or_default();
-    let target = playout.target.as_secs_f64();
     let id = format!("inbound-{mid}");
     let remote_id = ingress.reported.map(|_| format!("remote-outbound-{mid}"));
     let mut all = vec![RtcStats::InboundRtp(InboundRtpStats {
@@ -147,13 +146,19 @@ pub(super) fn receiver(state: &State, handle: &TransceiverHandle) -> Vec<RtcStat
             remote_id: remote_id.clone().unwrap_or_default(),
             bytes_received: received.bytes,
             packets_discarded: playout.buffer.late + playout.buffer.discarded,
-            fec_packets_received: playout.buffer.recovered,
+            // Opus carries its FEC in-band: what is counted is the frames recovered by it or by RED.
+            fec_packets_received: playout.buffer.recovered + playout.buffer.redundant,
+            retransmitted_packets_received: playout.buffer.resent,
             nack_count: ingress.nacks as u32,
-            jitter_buffer_target_delay: target * playout.samples as f64,
-            jitter_buffer_emitted_count: playout.samples,
+            jitter_buffer_delay: playout.delay_sum.as_secs_f64(),
+            jitter_buffer_target_delay: playout.target_sum.as_secs_f64(),
+            jitter_buffer_emitted_count: playout.emitted_samples,
             total_samples_received: playout.samples,
             concealed_samples: playout.concealed_samples,
-            concealment_events: playout.buffer.concealed,
+            silent_concealed_samples: playout.silent_concealed_samples,
+            concealment_events: playout.concealment_events,
+            inserted_samples_for_deceleration: playout.inserted_samples,
+            removed_samples_for_acceleration: playout.removed_samples,
             ..dictionaries::InboundRtpStreamStats::default()
         },
     })];
