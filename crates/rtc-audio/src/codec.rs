@@ -204,13 +204,13 @@ mod tests {
     fn only_packets_with_a_copy_of_the_one_before_say_so() {
         let mut encoder = Encoder::new(16_000, 1).unwrap();
         let mut copies = 0;
-        for at in 0..50 {
+        // A tone that goes on does not count as a voice for longer than this.
+        for at in 0..25 {
             let packet = encoder.encode(&tone(16_000, 1)).unwrap().to_vec();
-            copies += u32::from(at > 2 && carries_copy(&packet));
+            copies += u32::from(at > 0 && carries_copy(&packet));
         }
-        assert!(copies > 40, "{copies}");
-        let mut plain =
-            opus::Encoder::new(16_000, Channels::Mono, Application::Voip).unwrap();
+        assert!(copies > 20, "{copies}");
+        let mut plain = opus::Encoder::new(16_000, Channels::Mono, Application::Voip).unwrap();
         for _ in 0..50 {
             let packet = plain.encode_vec(&tone(16_000, 1), 1_000).unwrap();
             assert!(!carries_copy(&packet));

@@ -492,7 +492,6 @@ impl JitterBuffer {
         self.counters.concealed += 1;
         Step::Conceal { duration }
     }
-
 }
 
 fn index(sequence: u64) -> usize {

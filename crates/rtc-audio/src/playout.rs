@@ -218,13 +218,15 @@ impl Playout {
         self.stats.target_sum += self.buffer.target() * frames;
     }
 
-    /// Opus itself makes up for what is lost: it fades where several are.
+    /// Makes up for a frame by periods of what was there. Opus' own concealment, which the decoder
+    /// needs for its memory, keeps less of a voice's pitch: it adds noise from the first frame on.
     fn conceal(&mut self, duration: u32) {
         let len = self.frame_len(duration);
-        let done = self.decoder.conceal(&mut self.scratch[..len]).unwrap_or_default();
-        self.scratch[done.min(len)..len].fill(0);
-        self.samples.push(&self.scratch[..len]);
-        self.stats.concealed_samples += (len / self.channels) as u64;
+        let _ = self.decoder.conceal(&mut self.scratch[..len]);
+        let frames = len / self.channels;
+        let audible = self.samples.make_up(frames);
+        self.stats.concealed_samples += frames as u64;
+        self.stats.silent_concealed_samples += (frames - audible) as u64;
         self.begin_concealment();
     }
 

@@ -25,6 +25,8 @@ const HISTORY: usize = 20;
 /// Mean square of samples that nobody hears: -55 dBov.
 const QUIET: f64 = 3_400.0;
 
+/// Likenesses so close are the same.
+const SAME: f64 = 0.05;
 /// How alike two places must be for a jump between them, 1 being the same.
 pub(crate) const ALIKE: f64 = 0.9;
 
@@ -241,19 +243,34 @@ impl Samples {
             }
             return;
         }
-        // More of the made-up sound, a period and an overlap, to find where what came fits.
+        // More of the made-up sound, a period and an overlap, to find where what came fits: later
+        // in it, or with a little of what came left out, whichever moves time less.
         let overlap = (self.rate / OVERLAP).min(frames);
         self.extend_made_up(&mut made_up, length + overlap);
         let decoded_at = self.data.len() / self.channels;
         self.data.extend_from_slice(decoded);
-        let found = self.most_alike(decoded_at, overlap, start..start + length);
-        let at = found.map_or(start, |found| found.at);
+        let later = self.most_alike(decoded_at, overlap, start..start + length);
+        let most = length.min(frames - overlap);
+        let sooner = self.most_alike(start, overlap, decoded_at..decoded_at + most);
+        let (at, skipped) = match (later, sooner) {
+            (Some(later), Some(sooner)) => {
+                let (later_by, sooner_by) = (later.at - start, sooner.at - decoded_at);
+                let worse = sooner.alike < later.alike - SAME;
+                if worse || (later_by <= sooner_by && later.alike >= sooner.alike - SAME) {
+                    (later.at, 0)
+                } else {
+                    (start, sooner_by)
+                }
+            }
+            (Some(later), None) => (later.at, 0),
+            (None, _) => (start, 0),
+        };
         for i in 0..overlap * self.channels {
             let made = self.data[at * self.channels + i];
-            let real = &mut self.data[decoded_at * self.channels + i];
+            let real = &mut self.data[(decoded_at + skipped) * self.channels + i];
             *real = blend(made, *real, i / self.channels + 1, overlap + 1);
         }
-        self.data.drain(at * self.channels..decoded_at * self.channels);
+        self.data.drain(at * self.channels..(decoded_at + skipped) * self.channels);
     }
 
     // -------------------------------------------------------------------- seams
@@ -290,7 +307,8 @@ impl Samples {
         let coarse = (self.rate / 8_000).max(1);
         // An odd stride takes both channels in turn.
         let stride = coarse * self.channels | 1;
-        let mut best = self.best_of(template, frames, stride, candidates.clone().step_by(coarse))?;
+        let mut best =
+            self.best_of(template, frames, stride, candidates.clone().step_by(coarse))?;
         if stride > 1 {
             let near = best.at.saturating_sub(coarse - 1).max(candidates.start)
                 ..(best.at + coarse).min(candidates.end);

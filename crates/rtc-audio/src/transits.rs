@@ -124,7 +124,7 @@ impl Transits {
     fn add_to_span(&mut self, transit: Transit) {
         let span = |t: Transit| t.at.div_euclid(SPAN_US);
         if let Some(last) = self.spans[..self.span_count].last_mut()
-            && span(*last) == span(transit)
+            && span(*last) >= span(transit)
         {
             if transit.took < last.took {
                 *last = transit;
