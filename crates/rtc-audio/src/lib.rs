@@ -20,6 +20,7 @@ pub mod data_channel;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod ice;
+pub mod ice_server;
 pub mod jitter_buffer;
 mod media;
 mod negotiation;
@@ -29,7 +30,9 @@ mod samples;
 pub mod sdp;
 pub mod send_queue;
 pub mod stats;
+pub mod stun;
 pub mod transceiver;
 mod transits;
+pub mod turn;
 
-pub use str0m::{Candidate, net};
+pub use str0m::{Candidate, CandidateKind, net};

@@ -222,7 +222,7 @@ impl Peer {
         self.drain();
         if let Some((offer, pending)) = applied {
             self.negotiation.pending = Some(Pending::Changes(pending));
-            return Ok(offer.to_sdp_string());
+            return Ok(self.without_hidden(offer.to_sdp_string()));
         }
         let same = self.negotiation.local.as_ref().map(|(text, _)| text.clone());
         self.negotiation.pending = same.is_some().then_some(Pending::Unchanged);
@@ -334,7 +334,7 @@ impl Peer {
         let accepted = self.rtc.sdp_api().accept_offer(offer);
         self.drain();
         let answer = accepted.map_err(|e| PeerError::Sdp(e.to_string()))?;
-        self.negotiation.answer = Some(answer.to_sdp_string());
+        self.negotiation.answer = Some(self.without_hidden(answer.to_sdp_string()));
         self.negotiation.pending_remote = Some(text.to_owned());
         self.negotiation.signaling = SignalingState::HaveRemoteOffer;
         let changes = self.apply_remote(&sdp::sections(text), true);

@@ -14,6 +14,7 @@ use thiserror::Error;
 use tracing::{debug, warn};
 
 use crate::data_channel::{Channel, ChannelKey, ChannelState};
+use crate::ice::Transports;
 use crate::jitter_buffer::Packet;
 use crate::negotiation::Negotiation;
 pub use crate::negotiation::SignalingState;
@@ -112,6 +113,7 @@ pub struct Peer {
     pub(crate) closed: bool,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) remote_candidates: Vec<Candidate>,
+    pub(crate) transports: Transports,
     next_id: u32,
     state: PeerState,
     pub(crate) ice: IceConnectionState,
@@ -157,6 +159,7 @@ impl Peer {
             closed: false,
             candidates: Vec::new(),
             remote_candidates: Vec::new(),
+            transports: Transports::default(),
             next_id: 0,
             state: PeerState::New,
             ice: IceConnectionState::New,
