@@ -132,7 +132,7 @@ fn certificate(id: &str, sdp: &str) -> Option<RtcStats> {
 }
 
 fn pair(state: &State, path: &Path, remote: &str) -> [RtcStats; 3] {
-    let ours: Vec<_> = state.peer.local_candidates().iter().map(Candidate::to_sdp_string).collect();
+    let ours: Vec<_> = state.peer.local_candidates().map(Candidate::to_sdp_string).collect();
     let trickled: Vec<_> =
         state.peer.remote_candidates().iter().map(Candidate::to_sdp_string).collect();
     let theirs = remote.lines().filter(|line| line.starts_with("a=candidate:"));
