@@ -12,19 +12,23 @@ use str0m::net::Protocol;
 use crate::codec::packet_duration;
 use crate::data_channel::ChannelInit;
 use crate::ice::parse_candidate;
+use crate::ice_server::ServerUrl;
 use crate::jitter_buffer::{Origin, Packet};
 use crate::peer::{Event, Peer, PeerState};
 use crate::playout::{PULL, Playout, Pulled};
 use crate::sdp::{Direction, sections};
+use crate::stun::Binding;
 use crate::transceiver::MediaType;
+use crate::turn::{Relay, RelayConfig, frame};
 
 /// The targets by name, as their folders of seeds and their programs in `fuzz/` are called.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub const TARGETS: [(&str, fn(&[u8])); 6] = [
     ("sdp", sdp),
     ("candidate", candidate),
     ("rtp", rtp),
     ("datagrams", datagrams),
     ("messages", messages),
+    ("servers", servers),
 ];
 
 /// The most that one input does: a fuzzer is to find depth, not length.
@@ -351,6 +355,58 @@ pub fn messages(data: &[u8]) {
         link.step(false);
     }
     link.close();
+}
+
+/// Answers of a STUN and of a TURN server, after a URL that names them. A message is a length
+/// (byte) and its bytes; it gets the transaction id of what was asked last, without which it would
+/// be passed over.
+pub fn servers(data: &[u8]) {
+    let mut input = Reader(data);
+    let len = usize::from(input.byte().unwrap_or_default());
+    let _ = ServerUrl::parse(&String::from_utf8_lossy(input.bytes(len)));
+    let start = start();
+    let (ours, server, other) =
+        (SocketAddr::from(LEFT), SocketAddr::from(RIGHT), SocketAddr::from(([10, 0, 0, 3], 9)));
+    let mut binding = Binding::new(start, ours, server);
+    let asked = binding.poll(start).and_then(Result::ok).map(<[u8]>::to_vec).unwrap_or_default();
+    let stream = input.byte().unwrap_or_default() & 1 == 1;
+    let config = RelayConfig {
+        local: ours,
+        server,
+        stream,
+        ipv6: false,
+        username: "user".into(),
+        password: "password".into(),
+    };
+    let (mut relay, mut now) = (Relay::new(start, config), start);
+    let mut request = Vec::new();
+    for _ in 0..STEPS / 4 {
+        while let Some(message) = relay.poll_transmit() {
+            request = message;
+        }
+        while relay.poll_event().is_some() {}
+        let Some(len) = input.byte() else { break };
+        let mut message = input.bytes(usize::from(len)).to_vec();
+        let _ = frame(&message);
+        let mut answer = message.clone();
+        copy_id(&asked, &mut answer);
+        let _ = binding.handle(server, ours, &answer);
+        copy_id(&request, &mut message);
+        let _ = relay.handle_message(now, &message);
+        relay.send(now, other, &message);
+        now += Duration::from_millis(200);
+        if relay.poll_timeout().is_some_and(|at| at <= now) {
+            relay.handle_timeout(now);
+        }
+    }
+    relay.close(now);
+}
+
+/// The transaction id of STUN is its bytes 8 to 20 (RFC 8489 §5).
+fn copy_id(from: &[u8], to: &mut [u8]) {
+    if let (Some(from), Some(to)) = (from.get(8..20), to.get_mut(8..20)) {
+        to.copy_from_slice(from);
+    }
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ fn mutations(target: &str) -> usize {
     match target {
         "messages" => 25,
         "datagrams" => 60,
-        "sdp" => 400,
+        "sdp" => 200,
         "candidate" => 1_000,
-        _ => 3_000,
+        _ => 1_500,
     }
 }
 
@@ -149,6 +149,11 @@ fn no_datagrams_break_a_peer() {
 #[test]
 fn no_messages_break_a_peer() {
     replay("messages");
+}
+
+#[test]
+fn no_answers_of_a_server_break_its_client() {
+    replay("servers");
 }
 
 #[test]
