@@ -7,7 +7,7 @@ use rtc_audio::ice::Transports;
 use crate::engine::connection::IceConfig;
 use crate::peer_connection::PeerConnection;
 use crate::rtp_parameters::{
-    AUDIO_LEVEL_URI, RtpCapabilities, RtpHeaderExtensionCapability, opus_capability,
+    AUDIO_LEVEL_URI, RtpCapabilities, RtpHeaderExtensionCapability, opus_capability, red_capability,
 };
 use crate::rtp_transceiver::RtpTransceiverDirection;
 use crate::{MediaType, RtcError};
@@ -119,7 +119,7 @@ impl PeerConnectionFactory {
         capabilities(media_type)
     }
 
-    /// What can be received: Opus.
+    /// What can be received: Opus, in RED or not.
     pub fn get_rtp_receiver_capabilities(&self, media_type: MediaType) -> RtpCapabilities {
         capabilities(media_type)
     }
@@ -130,7 +130,7 @@ fn capabilities(media_type: MediaType) -> RtpCapabilities {
         return RtpCapabilities { codecs: Vec::new(), header_extensions: Vec::new() };
     }
     RtpCapabilities {
-        codecs: vec![opus_capability()],
+        codecs: vec![opus_capability(), red_capability()],
         header_extensions: vec![RtpHeaderExtensionCapability {
             uri: AUDIO_LEVEL_URI.to_owned(),
             direction: RtpTransceiverDirection::SendRecv,

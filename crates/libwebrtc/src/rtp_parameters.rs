@@ -161,6 +161,24 @@ pub struct RtpCapabilities {
 /// Audio level of a client (RFC 6464).
 pub(crate) const AUDIO_LEVEL_URI: &str = "urn:ietf:params:rtp-hdrext:ssrc-audio-level";
 
+const RED: &str = "audio/red";
+
+/// Redundant audio (RFC 2198) around Opus.
+pub(crate) fn red_capability() -> RtpCodecCapability {
+    RtpCodecCapability {
+        channels: Some(2),
+        clock_rate: Some(48_000),
+        mime_type: RED.to_owned(),
+        sdp_fmtp_line: Some("111/111".to_owned()),
+    }
+}
+
+/// Says whether such preferences leave RED in; without any, all that can be done is.
+pub(crate) fn allows_red(preferences: &[RtpCodecCapability]) -> bool {
+    preferences.is_empty()
+        || preferences.iter().any(|codec| codec.mime_type.eq_ignore_ascii_case(RED))
+}
+
 pub(crate) fn opus_capability() -> RtpCodecCapability {
     RtpCodecCapability {
         channels: Some(2),

@@ -91,14 +91,25 @@ impl RtpSender {
         parameters
     }
 
-    /// Takes over the encodings: for audio the first one's `max_bitrate`.
+    /// Takes over the encodings: for audio the first one's `max_bitrate`, which is the encoder's
+    /// target then, and `active`.
     pub fn set_parameters(&self, parameters: RtpParameters) -> Result<(), RtcError> {
-        let bitrate = parameters.encodings.first().and_then(|encoding| encoding.max_bitrate);
+        let encoding = parameters.encodings.first().cloned();
         *self.handle.encodings.lock() = parameters.encodings;
-        if let (Some(bitrate), Some(MediaStreamTrack::Audio(track))) = (bitrate, self.track())
-            && let crate::audio_track::Kind::Local(local) = &track.kind
-        {
-            local.set_bitrate(bitrate);
+        let (Some(encoding), Some(MediaStreamTrack::Audio(track))) = (encoding, self.track())
+        else {
+            return Ok(());
+        };
+        if let crate::audio_track::Kind::Local(local) = &track.kind {
+            if let Some(bitrate) = encoding.max_bitrate {
+                local.set_bitrate(bitrate);
+            }
+            if let Some(connection) = self.handle.connection.upgrade() {
+                local.detach(self.handle.id, &connection);
+                if encoding.active {
+                    local.attach(&connection, self.handle.id);
+                }
+            }
         }
         Ok(())
     }

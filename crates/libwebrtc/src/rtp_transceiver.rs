@@ -15,7 +15,7 @@ use crate::engine::connection::Connection;
 use crate::engine::sink::RemoteAudio;
 use crate::media_stream_track::MediaStreamTrack;
 use crate::native::create_random_uuid;
-use crate::rtp_parameters::{RtpCodecCapability, RtpEncodingParameters};
+use crate::rtp_parameters::{RtpCodecCapability, RtpEncodingParameters, allows_red};
 use crate::rtp_receiver::RtpReceiver;
 use crate::rtp_sender::RtpSender;
 use crate::video_track::RtcVideoTrack;
@@ -220,8 +220,13 @@ impl RtpTransceiver {
         RtpReceiver { handle: Arc::clone(&self.handle) }
     }
 
-    /// Audio is always Opus, and video is not sent: the order of codecs changes nothing.
-    pub fn set_codec_preferences(&self, _codecs: Vec<RtpCodecCapability>) -> Result<(), RtcError> {
+    /// Audio is always Opus, and video is not sent. Preferences without `audio/red` keep redundant
+    /// audio (RFC 2198) from being sent.
+    pub fn set_codec_preferences(&self, codecs: Vec<RtpCodecCapability>) -> Result<(), RtcError> {
+        if let Some(connection) = self.handle.connection.upgrade() {
+            let allowed = allows_red(&codecs);
+            connection.with(|state| state.peer.allow_red(self.handle.id, allowed));
+        }
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! Opus (RFC 6716) in 20 ms frames, at the rates it takes without resampling.
 
-use opus::{Application, Bitrate, Channels, Signal};
+use opus::{Application, Bandwidth, Bitrate, Channels, Signal};
 use thiserror::Error;
+
+use crate::opus_format::OpusFormat;
 
 /// RTP clock of Opus, whatever the sample rate (RFC 7587 §4.1).
 pub const RTP_CLOCK: u32 = 48_000;
@@ -16,6 +18,8 @@ pub const SAMPLE_RATES: [u32; 5] = [8_000, 12_000, 16_000, 24_000, 48_000];
 
 /// The longest payload that we send: RFC 6716 §3.2.1 bounds one frame at 1275 bytes.
 const MAX_PAYLOAD: usize = 1275;
+/// For speech, a channel, when nobody asks for more or less.
+const DEFAULT_BITRATE: u32 = 32_000;
 /// Opus spends bits on forward error correction in proportion to the loss it is told of.
 const EXPECTED_LOSS_PERCENT: i32 = 10;
 /// A 0..=10 trade of CPU for quality; above this, speech gains nothing audible.
@@ -53,11 +57,15 @@ pub fn check_format(sample_rate: u32, channel_count: u32) -> Result<(), CodecErr
     }
 }
 
-/// Encodes speech with in-band forward error correction (RFC 6716 §2.1.7).
+/// Encodes speech as its receiver asks for it; without being told, with in-band forward error
+/// correction (RFC 6716 §2.1.7).
 #[derive(Debug)]
 pub struct Encoder {
     inner: opus::Encoder,
     buffer: Box<[u8; MAX_PAYLOAD]>,
+    channels: u32,
+    bitrate: Option<u64>,
+    format: OpusFormat,
 }
 
 impl Encoder {
@@ -66,24 +74,74 @@ impl Encoder {
         check_format(sample_rate, channel_count)?;
         let mut inner =
             opus::Encoder::new(sample_rate, channels(channel_count)?, Application::Voip)?;
-        inner.set_inband_fec(true)?;
         inner.set_packet_loss_perc(EXPECTED_LOSS_PERCENT)?;
         inner.set_complexity(COMPLEXITY)?;
         inner.set_signal(Signal::Voice)?;
-        inner.set_bitrate(Bitrate::Bits(32_000 * channel_count as i32))?;
-        Ok(Self { inner, buffer: Box::new([0; MAX_PAYLOAD]) })
+        let format = OpusFormat { fec: true, stereo: true, ..OpusFormat::default() };
+        let mut encoder = Self {
+            inner,
+            buffer: Box::new([0; MAX_PAYLOAD]),
+            channels: channel_count,
+            bitrate: None,
+            format,
+        };
+        encoder.apply()?;
+        Ok(encoder)
     }
 
-    /// Sets the target in bits per second; Opus keeps it within 6,000 to 510,000.
+    /// Sets the target in bits per second; it stays within 6,000 to 510,000 and what the receiver
+    /// takes.
     pub fn set_bitrate(&mut self, bits_per_second: u64) -> Result<(), CodecError> {
-        let bits = bits_per_second.clamp(6_000, 510_000) as i32;
-        Ok(self.inner.set_bitrate(Bitrate::Bits(bits))?)
+        self.bitrate = Some(bits_per_second);
+        self.apply()
     }
 
-    /// Encodes exactly 20 ms of interleaved samples.
+    /// Encodes as the receiver asks for it (RFC 7587 §6.1).
+    pub fn set_format(&mut self, format: OpusFormat) -> Result<(), CodecError> {
+        if self.format == format {
+            return Ok(());
+        }
+        self.format = format;
+        self.apply()
+    }
+
+    /// The target in bits per second.
+    fn target(&self) -> i32 {
+        let heard = if self.format.stereo { self.channels } else { 1 };
+        let wanted = self.bitrate.unwrap_or(u64::from(DEFAULT_BITRATE * heard));
+        let most = self.format.max_average_bitrate.map_or(u64::MAX, u64::from);
+        wanted.min(most).clamp(6_000, 510_000) as i32
+    }
+
+    fn apply(&mut self) -> Result<(), CodecError> {
+        let format = self.format;
+        let target = self.target();
+        let inner = &mut self.inner;
+        inner.set_inband_fec(format.fec)?;
+        inner.set_dtx(format.dtx)?;
+        inner.set_vbr(!format.constant_bitrate)?;
+        inner.set_max_bandwidth(bandwidth(format.max_playback_rate))?;
+        inner.set_force_channels((!format.stereo).then_some(Channels::Mono))?;
+        inner.set_bitrate(Bitrate::Bits(target))?;
+        Ok(())
+    }
+
+    /// Encodes exactly 20 ms of interleaved samples. Two bytes or less need not be sent: silence
+    /// that the receiver lets us leave out.
     pub fn encode(&mut self, samples: &[i16]) -> Result<&[u8], CodecError> {
         let len = self.inner.encode(samples, self.buffer.as_mut_slice())?;
         Ok(&self.buffer[..len.min(MAX_PAYLOAD)])
+    }
+}
+
+/// The widest band that a receiver with this sampling rate can play (RFC 7587 §3.1.1).
+fn bandwidth(playback_rate: u32) -> Bandwidth {
+    match playback_rate {
+        0..=8_000 => Bandwidth::Narrowband,
+        8_001..=12_000 => Bandwidth::Mediumband,
+        12_001..=16_000 => Bandwidth::Wideband,
+        16_001..=24_000 => Bandwidth::Superwideband,
+        _ => Bandwidth::Fullband,
     }
 }
 
@@ -198,6 +256,30 @@ mod tests {
                 assert_eq!(decoder.decode(&packet, &mut out).unwrap(), (to / 50) as usize);
             }
         }
+    }
+
+    /// Bytes of a second of tone, encoded for such a receiver.
+    fn second(rate: u32, channels: u32, format: OpusFormat) -> (usize, Vec<u8>) {
+        let mut encoder = Encoder::new(rate, channels).unwrap();
+        encoder.set_format(format).unwrap();
+        let samples = tone(rate, channels);
+        let packets: Vec<_> = (0..50).map(|_| encoder.encode(&samples).unwrap().to_vec()).collect();
+        (packets.iter().map(Vec::len).sum(), packets.last().unwrap().clone())
+    }
+
+    #[test]
+    fn a_receiver_bounds_bitrate_band_and_channels() {
+        let plain = OpusFormat::default();
+        let (plenty, wide) = second(48_000, 1, plain);
+        let (few, _) = second(48_000, 1, OpusFormat { max_average_bitrate: Some(12_000), ..plain });
+        assert!(few < plenty / 2, "{few} of {plenty} bytes");
+        let (_, narrow) = second(48_000, 1, OpusFormat { max_playback_rate: 8_000, ..plain });
+        assert_eq!(opus::packet::get_bandwidth(&narrow).unwrap(), Bandwidth::Narrowband);
+        assert_ne!(opus::packet::get_bandwidth(&wide).unwrap(), Bandwidth::Narrowband);
+        let (_, mono) = second(48_000, 2, plain);
+        assert_eq!(opus::packet::get_nb_channels(&mono).unwrap(), Channels::Mono);
+        let (_, stereo) = second(48_000, 2, OpusFormat { stereo: true, ..plain });
+        assert_eq!(opus::packet::get_nb_channels(&stereo).unwrap(), Channels::Stereo);
     }
 
     #[test]

@@ -233,10 +233,13 @@ impl JitterBuffer {
         let slot = &mut self.slots[index(packet.sequence)];
         match slot {
             Some(held) if held.sequence == packet.sequence => {
-                if packet.origin != Origin::Redundant {
-                    self.counters.duplicates += 1;
+                if packet.origin == Origin::Redundant {
+                    return;
                 }
-                return;
+                if held.origin != Origin::Redundant {
+                    self.counters.duplicates += 1;
+                    return;
+                }
             }
             Some(_) => self.counters.discarded += 1,
             None => self.held += 1,
@@ -455,7 +458,10 @@ impl JitterBuffer {
         match packet.origin {
             Origin::Sent => {}
             Origin::Resent => self.counters.resent += 1,
-            Origin::Redundant => self.counters.redundant += 1,
+            Origin::Redundant => {
+                self.counters.redundant += 1;
+                self.lossy = LOSSY_FOR;
+            }
         }
         let join = match (std::mem::take(&mut self.fresh), paused) {
             (true, _) => Join::Fresh,

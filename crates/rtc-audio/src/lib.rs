@@ -14,6 +14,7 @@
 //!
 //! [`Instant`]: std::time::Instant
 
+mod arrivals;
 mod channels;
 pub mod codec;
 pub mod data_channel;
@@ -24,8 +25,11 @@ pub mod ice_server;
 pub mod jitter_buffer;
 mod media;
 mod negotiation;
+pub mod opus_format;
+pub mod pacer;
 pub mod peer;
 pub mod playout;
+mod red;
 mod samples;
 pub mod sdp;
 pub mod send_queue;

@@ -7,13 +7,20 @@ use str0m::Input;
 use str0m::format::Codec;
 use str0m::media::Mid;
 use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::codec::packet_duration;
 use crate::jitter_buffer::{Origin, Packet};
 use crate::peer::{Event, Peer};
+use crate::red::{self, Block};
 use crate::send_queue::EncodedFrame;
-use crate::transceiver::{MediaType, TransceiverId};
+use crate::transceiver::{MediaType, PayloadTypes, TransceiverId};
+
+/// Above this level in dBov there may be a voice (the V bit of RFC 6464 §3): rooms are about as loud.
+const QUIET: i8 = -60;
+
+/// SSRCs remembered: a remote that changes them all the time costs no more memory.
+const MAX_ROUTES: usize = 256;
 
 impl Peer {
     /// Sends one packet of audio. Dropped and counted while the section is not negotiated for
@@ -38,49 +45,61 @@ impl Peer {
             return false;
         }
         let Some(mid) = self.transceivers.get(index).and_then(|t| t.mid) else { return false };
-        let Some(payload_type) = self.opus_payload_type(index, mid) else { return false };
+        let Some(types) = self.payload_types(index, mid) else { return false };
         let Some(transceiver) = self.transceivers.get_mut(index) else { return false };
         let mut direct = self.rtc.direct_api();
         let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
         let extensions = ExtensionValues {
             audio_level: Some(frame.level),
-            voice_activity: Some(frame.level > -60),
+            voice_activity: Some(frame.level > QUIET),
             ..ExtensionValues::default()
         };
-        let write = RtpWrite::new(
-            payload_type,
-            transceiver.sequence.into(),
-            frame.timestamp,
-            now,
-            frame.payload.clone(),
-        )
-        .marker(frame.marker)
-        .ext_vals(extensions);
+        let (payload_type, payload) = match types.red {
+            Some(red) => (red, transceiver.red.wrap(types.opus, frame)),
+            None => (types.opus, Arc::clone(&frame.payload)),
+        };
+        let bytes = payload.len() as u64;
+        let sequence = transceiver.sequence.into();
+        let write = RtpWrite::new(payload_type, sequence, frame.timestamp, now, payload)
+            .marker(frame.marker)
+            .ext_vals(extensions);
         transceiver.sequence += 1;
         transceiver.sent.packets += 1;
-        transceiver.sent.bytes += frame.payload.len() as u64;
+        transceiver.sent.bytes += bytes;
         transceiver.sent.ssrc = *stream.ssrc();
         stream.write_rtp(write);
         true
     }
 
-    fn opus_payload_type(&mut self, index: usize, mid: Mid) -> Option<str0m::media::Pt> {
+    /// What packets of a section are sent as, `None` while it does not send.
+    fn payload_types(&mut self, index: usize, mid: Mid) -> Option<PayloadTypes> {
         let media = self.rtc.media(mid)?;
         if !media.direction().is_sending() {
             return None;
         }
-        if let Some(known) = self.transceivers.get(index)?.payload_type {
+        let transceiver = self.transceivers.get_mut(index)?;
+        if let Some(known) = transceiver.payload_types {
             return Some(known);
         }
         let remote = media.remote_pts();
-        let opus = self
-            .rtc
-            .codec_config()
-            .iter()
-            .find(|params| params.spec().codec == Codec::Opus && remote.contains(&params.pt()))
-            .map(str0m::format::PayloadParams::pt)?;
-        self.transceivers.get_mut(index)?.payload_type = Some(opus);
-        Some(opus)
+        let opus =
+            self.rtc.codec_config().iter().find(|params| {
+                params.spec().codec == Codec::Opus && remote.contains(&params.pt())
+            })?;
+        let preferred = transceiver.red_allowed && transceiver.opus.is_some_and(|o| o.red);
+        let types = PayloadTypes { opus: opus.pt(), red: opus.red().filter(|_| preferred) };
+        debug!(%mid, ?types, "payload types");
+        transceiver.payload_types = Some(types);
+        transceiver.red.reset();
+        Some(types)
+    }
+
+    /// Says whether a transceiver may send redundant audio (RFC 2198) to a remote that prefers it.
+    pub fn allow_red(&mut self, id: TransceiverId, allowed: bool) {
+        if let Some(transceiver) = self.transceivers.iter_mut().find(|t| t.id == id) {
+            transceiver.red_allowed = allowed;
+            transceiver.payload_types = None;
+        }
     }
 
     pub(crate) fn on_rtp(&mut self, packet: &RtpPacket) {
@@ -90,27 +109,85 @@ impl Peer {
         } else {
             let mid = self.rtc.direct_api().stream_rx(&ssrc).map(|stream| stream.mid());
             let Some(index) = mid.and_then(|mid| self.by_mid(mid)) else { return };
+            if self.routes.len() >= MAX_ROUTES {
+                self.routes.clear();
+            }
             self.routes.insert(ssrc, index);
             index
         };
+        let round_trip = self.stats().path.and_then(|path| path.round_trip);
         let Some(transceiver) = self.transceivers.get_mut(index) else { return };
         if transceiver.media != MediaType::Audio {
             return;
         }
         transceiver.received.count(*ssrc, *packet.seq_no, packet.payload.len());
-        let Some(duration) = packet_duration(&packet.payload) else {
+        let (id, sequence) = (transceiver.id, *packet.seq_no);
+        let pt = packet.header.payload_type;
+        let red = self.rtc.codec_config().iter().find(|params| params.red() == Some(pt));
+        let primary = match red {
+            Some(params) => red::blocks(&packet.payload).and_then(|blocks| {
+                let primary = blocks.clone().last()?;
+                (primary.payload_type == *params.pt()).then_some(primary.payload)
+            }),
+            None => Some(&*packet.payload),
+        };
+        let duration = primary.and_then(packet_duration);
+        let (Some(primary), Some(duration)) = (primary, duration) else {
             transceiver.received.discarded += 1;
             return;
         };
+        let filled = transceiver.arrivals.add(*ssrc, sequence);
+        let resent = filled && transceiver.arrivals.was_asked_for(packet.timestamp);
         let audio = Packet {
             ssrc: *ssrc,
-            sequence: *packet.seq_no,
+            sequence,
             timestamp: packet.time.numer(),
             duration,
             arrival: packet.timestamp,
-            origin: Origin::Sent,
+            origin: if resent { Origin::Resent } else { Origin::Sent },
             payload: Arc::clone(&packet.payload),
         };
-        self.events.push_back(Event::Audio(transceiver.id, audio));
+        if let Some(params) = red {
+            // Copies first: they are of the packets before.
+            for block in red::blocks(&packet.payload).into_iter().flatten() {
+                let copy = copy_of(&audio, &block).filter(|_| block.payload_type == *params.pt());
+                if let Some(copy) = copy.filter(|copy| transceiver.arrivals.misses(copy.sequence)) {
+                    transceiver.arrivals.add(*ssrc, copy.sequence);
+                    self.events.push_back(Event::Audio(id, copy));
+                }
+            }
+            let audio = Packet { payload: primary.into(), ..audio };
+            self.events.push_back(Event::Audio(id, audio));
+            return;
+        }
+        let ask = transceiver.arrivals.ask(packet.timestamp, round_trip);
+        self.events.push_back(Event::Audio(id, audio));
+        // str0m asks for nothing where no stream for retransmissions was negotiated, which audio
+        // has not. Yet LiveKit's server answers with the packet itself. Asking only while
+        // something is missing saves str0m's timer of 33 ms for the rest of the time. What
+        // carries copies (RED) needs no asking.
+        if let Some(ask) = ask
+            && let Some(stream) = self.rtc.direct_api().stream_rx(&ssrc)
+        {
+            stream.suppress_nack(!ask);
+        }
     }
+}
+
+/// The packet whose copy a RED packet carries: frames of one length follow one another, so its
+/// time says which it is.
+fn copy_of(carrier: &Packet, block: &Block<'_>) -> Option<Packet> {
+    let duration = packet_duration(block.payload)?;
+    let behind = u64::from(block.offset / duration);
+    if block.offset == 0 || !block.offset.is_multiple_of(duration) {
+        return None;
+    }
+    Some(Packet {
+        sequence: carrier.sequence.checked_sub(behind)?,
+        timestamp: carrier.timestamp.checked_sub(u64::from(block.offset))?,
+        duration,
+        origin: Origin::Redundant,
+        payload: block.payload.into(),
+        ..carrier.clone()
+    })
 }

@@ -8,6 +8,7 @@ use str0m::channel::ChannelConfig;
 use str0m::media::{Direction as RtcDirection, Mid};
 use tracing::{debug, warn};
 
+use crate::opus_format::opus_formats;
 use crate::peer::{Peer, PeerError};
 use crate::sdp::{self, Direction, Kind, Section};
 use crate::transceiver::{MediaType, TrackChange, Transceiver, TransceiverId};
@@ -319,6 +320,7 @@ impl Peer {
         self.negotiation.local = self.negotiation.pending_local.take().map(|t| (t, false));
         self.negotiation.remote = Some((text.to_owned(), true));
         let changes = self.apply_remote(&sdp::sections(text), false);
+        self.apply_formats(text);
         self.start_data(text);
         self.hasten_checks();
         Ok(changes)
@@ -338,6 +340,7 @@ impl Peer {
         self.negotiation.pending_remote = Some(text.to_owned());
         self.negotiation.signaling = SignalingState::HaveRemoteOffer;
         let changes = self.apply_remote(&sdp::sections(text), true);
+        self.apply_formats(text);
         self.start_data(text);
         Ok(changes)
     }
@@ -382,7 +385,7 @@ impl Peer {
                 }
             };
             let Some(transceiver) = self.transceivers.get_mut(index) else { continue };
-            transceiver.payload_type = None;
+            transceiver.payload_types = None;
             if !is_offer {
                 transceiver.current = Some(Direction::from_parts(
                     section.direction.receives(),
@@ -402,6 +405,19 @@ impl Peer {
             }
         }
         changes
+    }
+
+    /// Takes over what the remote asks of our encoder.
+    fn apply_formats(&mut self, text: &str) {
+        for (mid, format) in opus_formats(text) {
+            let mid = Mid::from(mid);
+            if let Some(transceiver) = self.transceivers.iter_mut().find(|t| t.mid == Some(mid)) {
+                if transceiver.opus != Some(format) {
+                    debug!(%mid, ?format, "what the remote asks of our encoder");
+                }
+                transceiver.opus = Some(format);
+            }
+        }
     }
 
     /// Finds or makes the transceiver for a section that the remote offers.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::{CodecError, Encoder, FRAME_MS, FRAME_RTP, audio_level};
+use crate::opus_format::OpusFormat;
 
 /// Time from one tick to the next.
 pub const TICK: Duration = Duration::from_millis(FRAME_MS as u64);
@@ -14,6 +15,10 @@ const TRAILING_SILENCE: u32 = 15;
 /// Then one packet in this many ticks (400 ms), as Opus' own DTX does (RFC 7587 §3.1.3). A server
 /// shows a track only once packets of it have come.
 const IDLE_EVERY: u32 = 20;
+/// What ends in the middle of a sound fades out this long, and what begins there fades in.
+const FADE_MS: u32 = 10;
+/// Opus says by packets as short as this that they need not be sent.
+const DTX_PAYLOAD: usize = 2;
 
 /// One Opus packet, ready for RTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,57 +39,37 @@ pub struct EncodedFrame {
 #[derive(Debug)]
 pub struct SendQueue {
     encoder: Encoder,
-    queue: VecDeque<i16>,
-    frame: Vec<i16>,
+    framer: Framer,
     sample_rate: u32,
     channels: u32,
-    timestamp: u32,
-    idle_ticks: u32,
-    /// A partial frame was left waiting once already.
-    held_back: bool,
-    silent: bool,
 }
 
 impl SendQueue {
     /// `sample_rate` one of [`crate::codec::SAMPLE_RATES`], one or two channels.
     pub fn new(sample_rate: u32, channels: u32) -> Result<Self, CodecError> {
         let encoder = Encoder::new(sample_rate, channels)?;
-        let frame = vec![0; (sample_rate / 1000 * FRAME_MS * channels) as usize];
-        Ok(Self {
-            encoder,
-            queue: VecDeque::with_capacity(frame.len() * 4),
-            frame,
-            sample_rate,
-            channels,
-            timestamp: 0,
-            idle_ticks: 0,
-            held_back: false,
-            silent: false,
-        })
+        Ok(Self { encoder, framer: Framer::new(sample_rate, channels), sample_rate, channels })
     }
 
     /// Appends interleaved samples.
     pub fn push(&mut self, samples: &[i16]) {
-        self.queue.extend(samples);
-        self.held_back = false;
+        self.framer.queue.extend(samples);
     }
 
-    /// Drops what waits; gives the interleaved sample count.
+    /// Drops what waits but for 10 ms at most in which the sound fades; gives the interleaved
+    /// sample count dropped.
     pub fn clear(&mut self) -> usize {
-        let dropped = self.queue.len();
-        self.queue.clear();
-        self.held_back = false;
-        dropped
+        self.framer.clear()
     }
 
     /// Interleaved samples waiting.
     pub fn queued(&self) -> usize {
-        self.queue.len()
+        self.framer.queue.len()
     }
 
     /// Interleaved samples of one frame.
     pub fn frame_len(&self) -> usize {
-        self.frame.len()
+        self.framer.frame.len()
     }
 
     /// Samples per second and channel count.
@@ -94,7 +79,7 @@ impl SendQueue {
 
     /// Replaces sound by silence (a muted track) while `silent`.
     pub fn set_silent(&mut self, silent: bool) {
-        self.silent = silent;
+        self.framer.silent = silent;
     }
 
     /// See [`Encoder::set_bitrate`].
@@ -102,89 +87,235 @@ impl SendQueue {
         self.encoder.set_bitrate(bits_per_second)
     }
 
-    /// Says whether only silence goes out, and seldom: the pacer may then sleep longer.
-    pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.idle_ticks > TRAILING_SILENCE
+    /// See [`Encoder::set_format`]. Silence thins out if the receiver allows it, and until this is
+    /// called.
+    pub fn set_receiver(&mut self, format: OpusFormat) -> Result<(), CodecError> {
+        self.framer.sparse = format.dtx;
+        self.encoder.set_format(format)
     }
 
-    /// Lets RTP time go on by so many ticks in which nothing was sent: for sources without pacing.
+    /// Ticks from now to the next packet while only silence goes out, and seldom: the pacer may
+    /// rest so long, unless samples come. 0 while there is no rest.
+    pub fn rest(&self) -> u32 {
+        self.framer.rest()
+    }
+
+    /// Says whether the last tick sent no sound.
+    pub fn is_quiet(&self) -> bool {
+        self.framer.idle_ticks > 0
+    }
+
+    /// Lets RTP time go on by so many ticks in which nothing was sent: a pacer's rest, or a pause
+    /// of a source without pacing.
     pub fn skip(&mut self, ticks: u32) {
-        self.timestamp = self.timestamp.wrapping_add(FRAME_RTP.wrapping_mul(ticks));
-        self.idle_ticks = self.idle_ticks.saturating_add(ticks);
+        self.framer.skip(ticks);
     }
 
     /// Encodes the next frame if it is whole, without silence in between: for sources without
     /// pacing.
     pub fn pop(&mut self) -> Result<Option<EncodedFrame>, CodecError> {
-        if self.queue.len() < self.frame.len() {
+        if self.framer.queue.len() < self.framer.frame.len() {
             return Ok(None);
         }
-        self.take_frame().map(Some)
+        let framed = self.framer.take();
+        self.encode(framed)
     }
 
     /// Call every [`TICK`]: gives the packet to send now, if any.
     pub fn tick(&mut self) -> Result<Option<EncodedFrame>, CodecError> {
-        if self.queue.len() >= self.frame.len() {
-            return self.take_frame().map(Some);
-        }
-        if !self.queue.is_empty() {
-            // The rest of the frame may be on its way: one tick late is better than a click.
-            if !self.held_back {
-                self.held_back = true;
-                return Ok(None);
-            }
-            return self.take_frame().map(Some);
-        }
-        self.idle_ticks = self.idle_ticks.saturating_add(1);
-        if self.idle_ticks > TRAILING_SILENCE && !self.idle_ticks.is_multiple_of(IDLE_EVERY) {
-            self.timestamp = self.timestamp.wrapping_add(FRAME_RTP);
-            return Ok(None);
-        }
-        self.frame.fill(0);
-        self.encode(0).map(Some)
+        let framed = self.framer.tick();
+        self.encode(framed)
     }
 
-    fn take_frame(&mut self) -> Result<EncodedFrame, CodecError> {
+    fn encode(&mut self, framed: Option<Framed>) -> Result<Option<EncodedFrame>, CodecError> {
+        let Some(Framed { timestamp, marker, samples }) = framed else { return Ok(None) };
+        let payload = self.encoder.encode(&self.framer.frame)?;
+        if payload.len() <= DTX_PAYLOAD {
+            self.framer.pause = true;
+            return Ok(None);
+        }
+        let level = audio_level(&self.framer.frame);
+        let payload = Arc::from(payload);
+        Ok(Some(EncodedFrame { payload, timestamp, marker, level, samples }))
+    }
+}
+
+/// What is known of the frame before it is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Framed {
+    timestamp: u32,
+    marker: bool,
+    samples: usize,
+}
+
+/// Cuts samples into frames and decides which of them go out.
+#[derive(Debug)]
+struct Framer {
+    queue: VecDeque<i16>,
+    /// The frame last cut.
+    frame: Vec<i16>,
+    channels: usize,
+    /// Interleaved samples of a fade.
+    fade: usize,
+    timestamp: u32,
+    /// Ticks since the last sound.
+    idle_ticks: u32,
+    /// The last frame held sound.
+    sounding: bool,
+    /// The rest of a sound was waited for once already.
+    held_back: bool,
+    /// What is queued is all of it: nothing to wait for.
+    ended: bool,
+    silent: bool,
+    was_silent: bool,
+    sparse: bool,
+    /// Something was left out since the last packet with sound.
+    pause: bool,
+}
+
+impl Framer {
+    fn new(sample_rate: u32, channels: u32) -> Self {
+        let per_ms = sample_rate / 1000 * channels;
+        let frame = vec![0; (per_ms * FRAME_MS) as usize];
+        Self {
+            queue: VecDeque::with_capacity(frame.len() * 4),
+            frame,
+            channels: channels as usize,
+            fade: (per_ms * FADE_MS) as usize,
+            timestamp: 0,
+            idle_ticks: 0,
+            sounding: false,
+            held_back: false,
+            ended: false,
+            silent: false,
+            was_silent: false,
+            sparse: true,
+            pause: false,
+        }
+    }
+
+    fn clear(&mut self) -> usize {
+        let before = self.queue.len();
+        let kept = if self.sounding { before.min(self.fade) } else { 0 };
+        self.queue.truncate(kept);
+        ramp(self.queue.make_contiguous(), self.channels, Ramp::Down);
+        self.ended = kept > 0;
+        before - kept
+    }
+
+    fn rest(&self) -> u32 {
+        let idle = self.queue.is_empty()
+            && (self.sparse || self.silent)
+            && self.idle_ticks > TRAILING_SILENCE;
+        if idle { IDLE_EVERY - self.idle_ticks % IDLE_EVERY } else { 0 }
+    }
+
+    fn skip(&mut self, ticks: u32) {
+        self.timestamp = self.timestamp.wrapping_add(FRAME_RTP.wrapping_mul(ticks));
+        self.idle_ticks = self.idle_ticks.saturating_add(ticks);
+        self.pause |= ticks > 0;
+    }
+
+    fn tick(&mut self) -> Option<Framed> {
+        let whole = self.queue.len() >= self.frame.len();
+        let more = self.sounding || !self.queue.is_empty();
+        if !whole && more && !self.ended && !self.held_back {
+            // The rest may be on its way: one tick late is better than a hole in the sound.
+            self.held_back = true;
+            return None;
+        }
+        self.take()
+    }
+
+    /// Cuts the next frame, silence where there are no samples; gives it unless it is left out.
+    fn take(&mut self) -> Option<Framed> {
+        let samples = self.fill();
+        let timestamp = self.timestamp;
+        self.timestamp = timestamp.wrapping_add(FRAME_RTP);
+        // What was cleared is over: there is nothing more to wait for.
+        self.held_back = self.ended && self.queue.is_empty();
+        self.ended &= !self.held_back;
+        self.sounding = self.frame.iter().any(|sample| *sample != 0);
+        if self.sounding {
+            self.idle_ticks = 0;
+            let marker = std::mem::take(&mut self.pause);
+            return Some(Framed { timestamp, marker, samples });
+        }
+        self.idle_ticks = self.idle_ticks.saturating_add(1);
+        let thin = (self.sparse || self.silent) && self.idle_ticks > TRAILING_SILENCE;
+        if thin && !self.idle_ticks.is_multiple_of(IDLE_EVERY) {
+            self.pause = true;
+            return None;
+        }
+        Some(Framed { timestamp, marker: false, samples })
+    }
+
+    fn fill(&mut self) -> usize {
         let available = self.queue.len().min(self.frame.len());
         for (to, from) in self.frame.iter_mut().zip(self.queue.drain(..available)) {
             *to = from;
         }
         self.frame[available..].fill(0);
-        self.held_back = false;
-        if self.silent {
-            self.frame.fill(0);
+        match (self.was_silent, self.silent) {
+            (false, true) if self.sounding => {
+                let (head, tail) = self.frame.split_at_mut(self.fade);
+                ramp(head, self.channels, Ramp::Down);
+                tail.fill(0);
+            }
+            (_, true) => self.frame.fill(0),
+            (true, false) => {
+                let (head, _) = self.frame.split_at_mut(self.fade);
+                ramp(head, self.channels, Ramp::Up);
+            }
+            (false, false) => {}
         }
-        self.encode(available)
+        self.was_silent = self.silent;
+        available
     }
+}
 
-    fn encode(&mut self, samples: usize) -> Result<EncodedFrame, CodecError> {
-        let level = audio_level(&self.frame);
-        let marker = samples > 0 && self.idle_ticks > TRAILING_SILENCE;
-        if samples > 0 {
-            self.idle_ticks = 0;
-        }
-        let timestamp = self.timestamp;
-        self.timestamp = timestamp.wrapping_add(FRAME_RTP);
-        let payload = Arc::from(self.encoder.encode(&self.frame)?);
-        Ok(EncodedFrame { payload, timestamp, marker, level, samples })
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ramp {
+    Up,
+    Down,
+}
+
+/// Fades all of the interleaved samples in or out.
+fn ramp(samples: &mut [i16], channels: usize, direction: Ramp) {
+    let count = (samples.len() / channels).max(1) as i32;
+    for (at, sample) in samples.iter_mut().enumerate() {
+        let step = (at / channels) as i32;
+        let gain = if direction == Ramp::Up { step } else { count - 1 - step };
+        *sample = (i32::from(*sample) * gain / count) as i16;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::pacer::Pacer;
+
+    const FRAME: usize = 480;
 
     fn queue() -> SendQueue {
         SendQueue::new(24_000, 1).unwrap()
     }
 
+    /// Ticks; gives the samples of the frame that was cut, whether or not it was sent.
+    fn heard(queue: &mut SendQueue) -> &[i16] {
+        queue.tick().unwrap();
+        &queue.framer.frame
+    }
+
     #[test]
     fn a_frame_a_tick_in_steady_time() {
         let mut queue = queue();
-        queue.push(&vec![1_000; 480 * 3]);
+        queue.push(&[1_000; FRAME * 3]);
         for expected in [0, 960, 1_920] {
             let frame = queue.tick().unwrap().unwrap();
-            assert_eq!((frame.timestamp, frame.samples), (expected, 480));
+            assert_eq!((frame.timestamp, frame.samples), (expected, FRAME));
         }
         assert_eq!(queue.queued(), 0);
     }
@@ -194,8 +325,20 @@ mod tests {
         let mut queue = queue();
         queue.push(&[1_000; 240]);
         assert_eq!(queue.tick().unwrap(), None);
+        queue.push(&[1_000; 10]);
         let frame = queue.tick().unwrap().unwrap();
-        assert_eq!((frame.samples, frame.timestamp), (240, 0));
+        assert_eq!((frame.samples, frame.timestamp), (250, 0));
+    }
+
+    #[test]
+    fn samples_that_come_just_after_the_tick_leave_no_hole() {
+        let mut queue = queue();
+        queue.push(&[1_000; FRAME]);
+        assert_eq!(queue.tick().unwrap().unwrap().timestamp, 0);
+        assert_eq!(queue.tick().unwrap(), None, "the rest may be on its way");
+        queue.push(&[1_000; FRAME]);
+        let frame = queue.tick().unwrap().unwrap();
+        assert_eq!((frame.timestamp, frame.samples), (960, FRAME));
     }
 
     #[test]
@@ -203,18 +346,154 @@ mod tests {
         let mut queue = queue();
         let sent: Vec<_> = (0..100).filter_map(|_| queue.tick().unwrap()).collect();
         assert!((15..=22).contains(&sent.len()), "{}", sent.len());
-        assert!(queue.is_idle());
-        queue.push(&[1_000; 480]);
+        assert_eq!(queue.rest(), 20);
+        queue.push(&[1_000; FRAME]);
         let frame = queue.tick().unwrap().unwrap();
         assert_eq!(frame.timestamp, 100 * FRAME_RTP);
         assert!(frame.marker, "the first packet after a pause says so");
     }
 
     #[test]
+    fn a_rest_leads_to_the_tick_that_sends() {
+        let mut queue = queue();
+        while queue.rest() == 0 {
+            queue.tick().unwrap();
+        }
+        let (rest, timestamp) = (queue.rest(), queue.framer.timestamp);
+        queue.skip(rest - 1);
+        let frame = queue.tick().unwrap().unwrap();
+        assert_eq!(frame.timestamp, timestamp + (rest - 1) * FRAME_RTP);
+    }
+
+    #[test]
+    fn silence_is_sent_whole_to_a_receiver_without_dtx() {
+        let mut queue = queue();
+        queue.set_receiver(OpusFormat::default()).unwrap();
+        assert_eq!((0..100).filter_map(|_| queue.tick().unwrap()).count(), 100);
+        assert_eq!(queue.rest(), 0);
+        queue.set_silent(true);
+        queue.push(&[1_000; FRAME].repeat(100));
+        let sent = (0..100).filter_map(|_| queue.tick().unwrap()).count();
+        assert!(sent <= 6, "{sent} packets of a muted track");
+    }
+
+    #[test]
+    fn what_is_cleared_fades_within_ten_milliseconds() {
+        let mut queue = queue();
+        queue.push(&[8_000; FRAME * 4]);
+        queue.tick().unwrap();
+        assert_eq!(queue.clear(), FRAME * 3 - 240);
+        let last = heard(&mut queue).to_vec();
+        assert!(last.windows(2).all(|pair| pair[0] >= pair[1]), "no click");
+        assert!(last[0] > 7_000 && last[239] == 0 && last[240..].iter().all(|s| *s == 0));
+        for _ in 0..5 {
+            assert!(heard(&mut queue).iter().all(|sample| *sample == 0));
+        }
+    }
+
+    #[test]
+    fn what_was_not_heard_yet_is_cleared_whole() {
+        let mut queue = queue();
+        queue.push(&[8_000; FRAME * 4]);
+        assert_eq!(queue.clear(), FRAME * 4);
+        assert_eq!(queue.queued(), 0);
+    }
+
+    #[test]
+    fn sound_goes_on_after_a_clear_without_a_gap() {
+        let mut queue = queue();
+        queue.push(&[8_000; FRAME * 4]);
+        queue.tick().unwrap();
+        queue.clear();
+        queue.push(&[500; FRAME]);
+        assert_eq!(heard(&mut queue)[240..], [500; 240]);
+    }
+
+    #[test]
     fn a_muted_source_sends_silence() {
         let mut queue = queue();
         queue.set_silent(true);
-        queue.push(&[i16::MAX; 480]);
+        queue.push(&[i16::MAX; FRAME]);
         assert_eq!(queue.tick().unwrap().unwrap().level, -127);
+    }
+
+    #[test]
+    fn muting_and_unmuting_fade() {
+        let mut queue = queue();
+        queue.push(&[8_000; FRAME * 5]);
+        queue.tick().unwrap();
+        queue.set_silent(true);
+        let muted = heard(&mut queue);
+        assert!(muted[0] > 7_000 && muted[239..].iter().all(|s| *s == 0));
+        assert!(heard(&mut queue).iter().all(|s| *s == 0));
+        queue.set_silent(false);
+        let loud = heard(&mut queue);
+        assert!(loud[0] == 0 && loud.windows(2).all(|pair| pair[0] <= pair[1]));
+        assert_eq!(loud[240..], [8_000; 240]);
+    }
+
+    #[test]
+    fn the_pacer_can_rest_only_when_nothing_is_queued() {
+        let mut queue = queue();
+        for _ in 0..100 {
+            queue.push(&[0; FRAME]);
+            queue.tick().unwrap();
+        }
+        assert!(queue.rest() > 0, "digital silence is silence");
+        queue.push(&[0; 10]);
+        assert_eq!(queue.rest(), 0);
+    }
+
+    /// An hour of an application whose 10 ms last as long as told, with 100 ms of queue, against a
+    /// pacer woken 0 to 9 ms late; gives the most samples that waited and the samples sent.
+    fn an_hour_with(ten_ms: Duration) -> (usize, usize) {
+        #[allow(clippy::disallowed_methods, reason = "an arbitrary origin of virtual time")]
+        let start = Instant::now();
+        // One sample a millisecond is enough to tell holes by.
+        let mut framer = Framer::new(1_000, 1);
+        let mut pacer = Pacer::new(start + Duration::from_millis(25));
+        let mut capture = start;
+        let (mut pushed, mut sent, mut most) = (0_usize, 0_usize, 0_usize);
+        let sample = |at: usize| (at % 30_000) as i16 + 1;
+        let mut last = 0;
+        for tick in 0..180_000_u32 {
+            let late = u64::from(tick.wrapping_mul(2_654_435_761) >> 16) % 10;
+            let now = pacer.deadline() + Duration::from_millis(late);
+            while capture <= now && framer.queue.len() + 10 <= 100 {
+                framer.queue.extend((pushed..pushed + 10).map(sample));
+                pushed += 10;
+                capture += ten_ms;
+            }
+            // A capture that found no room goes on once there is some.
+            capture = capture.max(now);
+            most = most.max(framer.queue.len());
+            if let Some(framed) = framer.tick() {
+                assert_eq!(framed.samples, framer.frame.len(), "a hole at {tick}");
+                assert_eq!(framed.timestamp, sent as u32 * 48);
+                for heard in &framer.frame {
+                    assert_eq!(*heard, sample(sent), "at {tick}");
+                    sent += 1;
+                }
+                last = tick;
+            }
+            assert!(tick - last <= 1, "two ticks without a packet at {tick}");
+            assert_eq!(pacer.ticked(now, framer.idle_ticks > 0), 0);
+        }
+        (most, sent)
+    }
+
+    #[test]
+    fn a_slow_application_leaves_no_hole_in_an_hour() {
+        let (most, sent) = an_hour_with(Duration::from_micros(10_001));
+        assert!(most <= 60, "{most} ms waited");
+        let behind = 3_600_000 - sent as i64;
+        assert!((200..=500).contains(&behind), "{behind} ms behind our clock");
+    }
+
+    #[test]
+    fn a_fast_application_waits_and_leaves_no_hole_in_an_hour() {
+        let (most, sent) = an_hour_with(Duration::from_micros(9_999));
+        assert!(most <= 100, "{most} ms waited");
+        assert!((3_599_900..=3_600_000).contains(&sent), "{sent} ms");
     }
 }

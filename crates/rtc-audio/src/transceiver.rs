@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use str0m::media::{MediaKind, Mid, Pt};
 use str0m::rtp::Ssrc;
 
+use crate::arrivals::Arrivals;
+use crate::opus_format::OpusFormat;
+use crate::red::RedSender;
 use crate::sdp::Direction;
 
 /// Names a transceiver of one peer, for its whole life.
@@ -64,9 +67,23 @@ pub struct Transceiver {
     pub(crate) remote_sends: bool,
     pub(crate) remote_streams: Vec<String>,
     pub(crate) sequence: u64,
-    pub(crate) payload_type: Option<Pt>,
+    pub(crate) payload_types: Option<PayloadTypes>,
+    /// What the remote's description asks of the encoder.
+    pub(crate) opus: Option<OpusFormat>,
+    pub(crate) red: RedSender,
+    /// RED may be sent, if it was negotiated.
+    pub(crate) red_allowed: bool,
     pub(crate) sent: SentCounters,
     pub(crate) received: ReceivedCounters,
+    pub(crate) arrivals: Arrivals,
+}
+
+/// What packets of a section are sent as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PayloadTypes {
+    pub(crate) opus: Pt,
+    /// Of the redundant payload around it, if that is what the remote prefers.
+    pub(crate) red: Option<Pt>,
 }
 
 /// What went out on a transceiver.
@@ -141,9 +158,13 @@ impl Transceiver {
             remote_streams: Vec::new(),
             // Low enough that the first packets cannot wrap (RFC 3711 §3.3.1), yet not zero.
             sequence: 1_000,
-            payload_type: None,
+            payload_types: None,
+            opus: None,
+            red: RedSender::default(),
+            red_allowed: true,
             sent: SentCounters::default(),
             received: ReceivedCounters::default(),
+            arrivals: Arrivals::default(),
         }
     }
 
@@ -189,7 +210,12 @@ impl Transceiver {
 
     /// Payload type of Opus here, once something was sent.
     pub fn payload_type(&self) -> Option<u8> {
-        self.payload_type.map(|payload_type| *payload_type)
+        self.payload_types.map(|payload_types| *payload_types.opus)
+    }
+
+    /// What the remote asks of the encoder, once it has described this section.
+    pub fn opus_format(&self) -> Option<OpusFormat> {
+        self.opus
     }
 
     /// What went out.

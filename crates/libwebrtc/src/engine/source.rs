@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rtc_audio::codec::CodecError;
+use rtc_audio::opus_format::OpusFormat;
+use rtc_audio::pacer::Pacer;
 use rtc_audio::send_queue::{EncodedFrame, SendQueue, TICK};
 use rtc_audio::transceiver::TransceiverId;
 use tokio::sync::Notify;
@@ -16,8 +18,6 @@ use super::connection::Connection;
 use crate::audio_frame::AudioFrame;
 use crate::{RtcError, RtcErrorType};
 
-/// A pacer that is so late (a suspended host) starts anew instead of sending a burst.
-const GIVE_UP_AFTER: Duration = Duration::from_millis(200);
 /// A gap so long in a source without pacing is a pause, not jitter.
 const PAUSE: Duration = Duration::from_millis(60);
 
@@ -34,7 +34,7 @@ pub(crate) struct Source {
     data: Arc<Notify>,
     /// Grows with every `clear`, so that a capture that waits gives up its rest.
     cleared: AtomicU64,
-    tracks: Mutex<Vec<Weak<LocalAudio>>>,
+    tracks: Mutex<Arc<[Weak<LocalAudio>]>>,
     last_inline: Mutex<Option<Instant>>,
 }
 
@@ -43,7 +43,8 @@ pub(crate) struct Source {
 pub(crate) struct LocalAudio {
     source: Option<Arc<Source>>,
     enabled: AtomicBool,
-    senders: Mutex<Vec<Outlet>>,
+    /// Replaced as a whole, so that a packet holds no lock on its way, nor copies the list.
+    senders: Mutex<Arc<[Outlet]>>,
 }
 
 #[derive(Debug, Clone)]
@@ -54,13 +55,12 @@ struct Outlet {
 
 impl LocalAudio {
     pub(crate) fn new(source: Option<Arc<Source>>) -> Arc<Self> {
-        let track = Arc::new(Self {
-            source,
-            enabled: AtomicBool::new(true),
-            senders: Mutex::new(Vec::new()),
-        });
+        let track =
+            Arc::new(Self { source, enabled: AtomicBool::new(true), senders: Mutex::default() });
         if let Some(source) = &track.source {
-            source.tracks.lock().push(Arc::downgrade(&track));
+            let mut tracks = source.tracks.lock();
+            let living = tracks.iter().filter(|track| track.strong_count() > 0);
+            *tracks = living.cloned().chain([Arc::downgrade(&track)]).collect();
         }
         track
     }
@@ -79,14 +79,19 @@ impl LocalAudio {
     }
 
     pub(crate) fn attach(&self, connection: &Arc<Connection>, transceiver: TransceiverId) {
-        self.senders.lock().push(Outlet { connection: Arc::downgrade(connection), transceiver });
+        let new = Outlet { connection: Arc::downgrade(connection), transceiver };
+        let mut senders = self.senders.lock();
+        let living = senders.iter().filter(|outlet| outlet.connection.strong_count() > 0);
+        *senders = living.cloned().chain([new]).collect();
     }
 
     pub(crate) fn detach(&self, transceiver: TransceiverId, connection: &Connection) {
-        self.senders.lock().retain(|outlet| {
+        let mut senders = self.senders.lock();
+        let others = senders.iter().filter(|outlet| {
             outlet.transceiver != transceiver
                 || !std::ptr::eq(outlet.connection.as_ptr(), connection)
         });
+        *senders = others.cloned().collect();
     }
 
     pub(crate) fn set_bitrate(&self, bits_per_second: u64) {
@@ -98,17 +103,22 @@ impl LocalAudio {
         }
     }
 
+    /// What the receivers ask of the encoder, `None` while there are none.
+    fn receivers(&self) -> Option<OpusFormat> {
+        let senders = Arc::clone(&self.senders.lock());
+        let formats = senders.iter().filter_map(|outlet| {
+            let connection = outlet.connection.upgrade()?;
+            connection.read(|state| state.peer.transceiver(outlet.transceiver)?.opus_format())
+        });
+        formats.reduce(OpusFormat::merge)
+    }
+
     fn send(&self, frame: &EncodedFrame) {
-        let outlets = self.senders.lock().clone();
-        let mut gone = false;
-        for outlet in outlets {
-            match outlet.connection.upgrade() {
-                Some(connection) => connection.send_audio(outlet.transceiver, frame),
-                None => gone = true,
+        let senders = Arc::clone(&self.senders.lock());
+        for outlet in senders.iter() {
+            if let Some(connection) = outlet.connection.upgrade() {
+                connection.send_audio(outlet.transceiver, frame);
             }
-        }
-        if gone {
-            self.senders.lock().retain(|outlet| outlet.connection.strong_count() > 0);
         }
     }
 }
@@ -131,7 +141,7 @@ impl Source {
             space: Notify::new(),
             data: Arc::new(Notify::new()),
             cleared: AtomicU64::new(0),
-            tracks: Mutex::new(Vec::new()),
+            tracks: Mutex::default(),
             last_inline: Mutex::new(None),
         });
         if limit > 0 && source.fault.is_none() {
@@ -216,13 +226,17 @@ impl Source {
         }
         let now = clock::now();
         let paused = self.last_inline.lock().replace(now).map_or(Duration::ZERO, |last| now - last);
+        let (muted, receivers) = (self.is_muted(), self.receivers());
         let encoded = {
             let mut queue = self.queue.lock();
             let Some(queue) = queue.as_mut() else { return Ok(()) };
             if paused > PAUSE {
                 queue.skip((paused.as_millis() / TICK.as_millis()) as u32);
             }
-            queue.set_silent(self.is_muted());
+            queue.set_silent(muted);
+            if let Some(format) = receivers {
+                queue.set_receiver(format).map_err(|error| encode_error(&error))?;
+            }
             queue.push(samples);
             queue.pop()
         };
@@ -232,39 +246,43 @@ impl Source {
         Ok(())
     }
 
+    fn tracks(&self) -> Arc<[Weak<LocalAudio>]> {
+        Arc::clone(&self.tracks.lock())
+    }
+
+    /// Says whether there are tracks and all of them are muted.
     fn is_muted(&self) -> bool {
-        let tracks = self.tracks.lock();
-        let mut any = false;
-        for track in tracks.iter().filter_map(Weak::upgrade) {
-            if track.is_enabled() {
-                return false;
-            }
-            any = true;
-        }
-        any
+        let tracks = self.tracks();
+        let mut living = tracks.iter().filter_map(Weak::upgrade).peekable();
+        living.peek().is_some() && living.all(|track| !track.is_enabled())
+    }
+
+    fn receivers(&self) -> Option<OpusFormat> {
+        let tracks = self.tracks();
+        let living = tracks.iter().filter_map(Weak::upgrade);
+        living.filter_map(|track| track.receivers()).reduce(OpusFormat::merge)
     }
 
     fn send(&self, frame: &EncodedFrame) {
-        let tracks: Vec<Arc<LocalAudio>> = {
-            let mut tracks = self.tracks.lock();
-            tracks.retain(|track| track.strong_count() > 0);
-            tracks.iter().filter_map(Weak::upgrade).collect()
-        };
         // With all of them muted the frame is silence: it keeps the stream alive.
-        let all = tracks.iter().all(|track| !track.is_enabled());
-        for track in tracks.iter().filter(|track| all || track.is_enabled()) {
-            track.send(frame);
+        let all = self.is_muted();
+        for track in self.tracks().iter().filter_map(Weak::upgrade) {
+            if all || track.is_enabled() {
+                track.send(frame);
+            }
         }
     }
 
-    /// One tick of the pacer; says whether it may rest.
-    fn tick(&self) -> bool {
-        let muted = self.is_muted();
-        let (encoded, idle) = {
+    /// One tick of the pacer; says whether it was quiet and how many ticks it may rest.
+    fn tick(&self) -> (bool, u32) {
+        let (muted, receivers) = (self.is_muted(), self.receivers());
+        let (encoded, quiet, rest) = {
             let mut queue = self.queue.lock();
-            let Some(queue) = queue.as_mut() else { return true };
+            let Some(queue) = queue.as_mut() else { return (true, 1) };
             queue.set_silent(muted);
-            (queue.tick(), queue.is_idle())
+            let applied = receivers.map_or(Ok(()), |format| queue.set_receiver(format));
+            let encoded = applied.and_then(|()| queue.tick());
+            (encoded, queue.is_quiet(), queue.rest())
         };
         self.space.notify_waiters();
         match encoded {
@@ -272,7 +290,14 @@ impl Source {
             Ok(None) => {}
             Err(error) => log::warn!("a frame was not encoded: {error}"),
         }
-        idle
+        (quiet, rest)
+    }
+
+    /// Lets time go by in which nothing was sent.
+    fn skip(&self, ticks: u32) {
+        if let Some(queue) = self.queue.lock().as_mut() {
+            queue.skip(ticks);
+        }
     }
 
     fn has_frame(&self) -> bool {
@@ -280,39 +305,49 @@ impl Source {
     }
 }
 
+impl Drop for Source {
+    fn drop(&mut self) {
+        // The pacer may be resting.
+        self.data.notify_one();
+    }
+}
+
 fn encode_error(error: &CodecError) -> RtcError {
     RtcError { error_type: RtcErrorType::Internal, message: error.to_string() }
 }
 
-/// Ticks every 20 ms without drift while the source lives. Out of rest the first frame goes at
-/// once.
+/// Ticks every 20 ms while the source lives. In silence it rests from one packet to the next; out
+/// of rest the first frame goes at once.
 async fn pace(source: Weak<Source>, data: Arc<Notify>) {
-    let mut next = clock::now();
+    let mut pacer = Pacer::new(clock::now());
     loop {
-        let resting = match source.upgrade() {
-            Some(source) => source.tick(),
-            None => return,
+        let rest = {
+            let Some(source) = source.upgrade() else { return };
+            let (quiet, rest) = source.tick();
+            let lost = pacer.ticked(clock::now(), quiet);
+            if lost > 0 {
+                log::debug!("the pacer was {lost} ticks late");
+                source.skip(lost);
+            }
+            rest
         };
-        next += TICK;
-        let now = clock::now();
-        if now > next + GIVE_UP_AFTER {
-            next = now;
-        }
-        if !resting {
-            sleep_until(next.into()).await;
+        if rest == 0 {
+            sleep_until(pacer.deadline().into()).await;
             continue;
         }
-        loop {
+        let until = pacer.rest_until(rest);
+        let passed = loop {
             tokio::select! {
-                () = sleep_until(next.into()) => break,
+                () = sleep_until(until.into()) => break pacer.rested(clock::now()),
                 () = data.notified() => {
                     let Some(source) = source.upgrade() else { return };
                     if source.has_frame() {
-                        next = clock::now();
-                        break;
+                        break pacer.woken(clock::now());
                     }
                 }
             }
-        }
+        };
+        let Some(source) = source.upgrade() else { return };
+        source.skip(passed);
     }
 }
