@@ -303,6 +303,9 @@ async fn a_certificate_of_nobody_known_is_refused() {
     let factory = PeerConnectionFactory::default();
     let url = format!("turns:localhost:{}", turn.tls_port);
     let mut side = side(&factory, config(&[url.clone()], PASSWORD, IceTransportsType::Relay));
+    side.connection.create_data_channel("x", DataChannelInit::default()).unwrap();
+    let offer = side.connection.create_offer(OfferOptions::default()).await.unwrap();
+    side.connection.set_local_description(offer).await.unwrap();
     let error = next(&mut side.errors).await;
     assert_eq!((error.url, error.error_code), (url, 701));
     assert!(error.error_text.contains("certificate"), "{}", error.error_text);

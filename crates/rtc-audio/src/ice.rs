@@ -112,6 +112,11 @@ impl Peer {
         for candidate in out {
             self.rtc.direct_api().invalidate_candidate(&candidate);
             self.drain();
+            let base = match candidate.kind() {
+                CandidateKind::Relayed => candidate.addr(),
+                _ => candidate.local(),
+            };
+            self.on_address_gone(base);
         }
     }
 
@@ -198,3 +203,7 @@ pub fn parse_candidate(text: &str) -> Result<Option<Candidate>, PeerError> {
     }
     Candidate::from_sdp_string(text).map(Some).map_err(|error| PeerError::Sdp(error.to_string()))
 }
+
+#[cfg(test)]
+#[path = "ice_tests.rs"]
+mod tests;

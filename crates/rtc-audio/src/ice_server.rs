@@ -75,9 +75,8 @@ impl ServerUrl {
             None => (rest, None),
         };
         let transport = match (query, tls, kind) {
-            (None, false, _) => ServerTransport::Udp,
+            (None | Some("transport=udp"), false, _) => ServerTransport::Udp,
             (None | Some("transport=tcp"), true, _) => ServerTransport::Tls,
-            (Some("transport=udp"), false, _) => ServerTransport::Udp,
             (Some("transport=tcp"), false, ServerKind::Turn) => ServerTransport::Tcp,
             _ => return Err(ServerUrlError::Transport),
         };

@@ -204,6 +204,7 @@ impl Peer {
         }
         if ice_restart {
             api.ice_restart(true);
+            self.moved = false;
         }
         if !api.has_changes() {
             // str0m makes no offer without a change: there and back is one.
@@ -333,6 +334,7 @@ impl Peer {
         }
         let offer = SdpOffer::from_sdp_string(text).map_err(|e| PeerError::Sdp(e.to_string()))?;
         self.take_back();
+        self.moved = false;
         let accepted = self.rtc.sdp_api().accept_offer(offer);
         self.drain();
         let answer = accepted.map_err(|e| PeerError::Sdp(e.to_string()))?;

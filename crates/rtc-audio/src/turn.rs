@@ -296,7 +296,7 @@ impl Relay {
             }
             while let Some(event) = self.client.poll_event() {
                 progress = true;
-                self.on_event(now, event);
+                self.on_event(now, &event);
             }
             match polled {
                 TurnPollRet::Closed => {
@@ -324,8 +324,8 @@ impl Relay {
         }
     }
 
-    fn on_event(&mut self, now: Instant, event: TurnEvent) {
-        match event {
+    fn on_event(&mut self, now: Instant, event: &TurnEvent) {
+        match *event {
             TurnEvent::AllocationCreated(_, address) => {
                 if matches!(self.phase, Phase::Allocating { .. }) {
                     self.phase = Phase::Allocated;

@@ -36,6 +36,8 @@ use crate::rtp_transceiver::{RtpTransceiver, TransceiverHandle};
 const IDLE: Duration = Duration::from_mins(1);
 /// The largest datagram: no path of ours carries more.
 const DATAGRAM: usize = 2_048;
+/// Errors of servers kept until they can be told.
+const MAX_ERRORS: usize = 16;
 /// Datagrams taken in one go, so that sending is not starved.
 const BATCH: usize = 32;
 
@@ -83,6 +85,8 @@ pub(crate) struct State {
     pub(crate) orders: Orders,
     /// Servers are being asked.
     searching: bool,
+    /// Errors of servers from before anybody could be told.
+    errors: Vec<IceCandidateError>,
 }
 
 /// What the application wants of the driver.
@@ -144,6 +148,7 @@ impl Connection {
                 gathering: IceGatheringState::New,
                 told_for: None,
                 searching: !config.servers.is_empty(),
+                errors: Vec::new(),
                 orders: Orders { configure: Some(config), ..Orders::default() },
             }),
             wake: Notify::new(),
@@ -220,7 +225,19 @@ impl State {
         for candidate in &known {
             self.tell_candidate(candidate);
         }
+        let errors = std::mem::take(&mut self.errors);
+        self.notices.extend(errors.into_iter().map(Notice::CandidateError));
         self.note_searching(self.searching);
+    }
+
+    /// Like candidates, errors are told once our first description is set: gathering begins with
+    /// it (W3C WebRTC §4.4.1.6), and the application may not listen before.
+    fn tell_error(&mut self, error: IceCandidateError) {
+        if self.told_for.is_some() {
+            self.notices.push_back(Notice::CandidateError(error));
+        } else if self.errors.len() < MAX_ERRORS {
+            self.errors.push(error);
+        }
     }
 
     fn tell_candidate(&mut self, candidate: &Candidate) {
@@ -433,7 +450,7 @@ impl Network {
                     None
                 }
                 Gathered::Error(error) => {
-                    state.notices.push_back(Notice::CandidateError(error));
+                    state.tell_error(error);
                     None
                 }
             };
