@@ -75,7 +75,8 @@ pub mod native {
 
     /// A source fed by the application, paced to one Opus packet every 20 ms.
     ///
-    /// While its queue is empty it sends silence, thinning out to a packet every 400 ms.
+    /// While its queue is empty it sends silence, thinning out to a packet every 400 ms if the
+    /// receiver allows discontinuous transmission (`usedtx`, RFC 7587 §6.1) or the track is muted.
     #[derive(Clone)]
     pub struct NativeAudioSource {
         pub(crate) source: Arc<Source>,
@@ -104,8 +105,8 @@ pub mod native {
             }
         }
 
-        /// Drops what waits to be sent. A capture that waits for room gives up its rest and
-        /// succeeds.
+        /// Drops what waits to be sent: sound fades out within 10 ms, in the next packet. A capture
+        /// that waits for room gives up its rest and succeeds.
         pub fn clear_buffer(&self) {
             self.source.clear();
         }

@@ -22,8 +22,13 @@ const MAX_PAYLOAD: usize = 1275;
 const DEFAULT_BITRATE: u32 = 32_000;
 /// Opus spends bits on forward error correction in proportion to the loss it is told of.
 const EXPECTED_LOSS_PERCENT: i32 = 10;
-/// A 0..=10 trade of CPU for quality; above this, speech gains nothing audible.
+/// A 0..=10 trade of CPU for quality (docs/benchmarks.md): what is above costs a fifth more for
+/// little, what is below is heard.
 const COMPLEXITY: i32 = 6;
+/// From here on, a channel, Opus' transform layer alone (CELT) is as good for speech as both layers
+/// are at 48 kbit/s, for a third of the CPU. It has no in-band forward error correction.
+const TRANSFORM_BITRATE: i32 = 64_000;
+const TRANSFORM_COMPLEXITY: i32 = 9;
 
 /// Why audio could not be encoded or decoded.
 #[derive(Debug, Error)]
@@ -75,8 +80,6 @@ impl Encoder {
         let mut inner =
             opus::Encoder::new(sample_rate, channels(channel_count)?, Application::Voip)?;
         inner.set_packet_loss_perc(EXPECTED_LOSS_PERCENT)?;
-        inner.set_complexity(COMPLEXITY)?;
-        inner.set_signal(Signal::Voice)?;
         let format = OpusFormat { fec: true, stereo: true, ..OpusFormat::default() };
         let mut encoder = Self {
             inner,
@@ -116,9 +119,14 @@ impl Encoder {
     fn apply(&mut self) -> Result<(), CodecError> {
         let format = self.format;
         let target = self.target();
+        let heard = if format.stereo { self.channels } else { 1 };
+        // A packet that goes twice needs no third copy, and it is only for that copy that Opus
+        // would keep to its speech layer.
+        let transform = format.red && target >= TRANSFORM_BITRATE * heard as i32;
         let inner = &mut self.inner;
-        inner.set_inband_fec(format.fec)?;
-        inner.set_dtx(format.dtx)?;
+        inner.set_inband_fec(format.fec && !transform)?;
+        inner.set_signal(if transform { Signal::Music } else { Signal::Voice })?;
+        inner.set_complexity(if transform { TRANSFORM_COMPLEXITY } else { COMPLEXITY })?;
         inner.set_vbr(!format.constant_bitrate)?;
         inner.set_max_bandwidth(bandwidth(format.max_playback_rate))?;
         inner.set_force_channels((!format.stereo).then_some(Channels::Mono))?;
@@ -126,8 +134,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Encodes exactly 20 ms of interleaved samples. Two bytes or less need not be sent: silence
-    /// that the receiver lets us leave out.
+    /// Encodes exactly 20 ms of interleaved samples.
     pub fn encode(&mut self, samples: &[i16]) -> Result<&[u8], CodecError> {
         let len = self.inner.encode(samples, self.buffer.as_mut_slice())?;
         Ok(&self.buffer[..len.min(MAX_PAYLOAD)])
@@ -319,6 +326,21 @@ mod tests {
         }
         let whole = audio_level(&tone(48_000, 1));
         assert!((5..=7).contains(&(whole - level)), "{level} of {whole} dBov");
+    }
+
+    #[test]
+    fn red_at_a_high_bitrate_takes_the_cheap_layer() {
+        let celt = |format, bitrate| {
+            let mut encoder = Encoder::new(24_000, 1).unwrap();
+            encoder.set_bitrate(bitrate).unwrap();
+            encoder.set_format(format).unwrap();
+            // RFC 6716 §3.1: configurations from 16 on are CELT alone.
+            encoder.encode(&tone(24_000, 1)).unwrap()[0] >> 3 >= 16
+        };
+        let plain = OpusFormat { fec: true, ..OpusFormat::default() };
+        let red = OpusFormat { red: true, ..plain };
+        assert!(celt(red, 64_000));
+        assert!(!celt(red, 48_000) && !celt(plain, 64_000));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Peer {
             self.rtc.codec_config().iter().find(|params| {
                 params.spec().codec == Codec::Opus && remote.contains(&params.pt())
             })?;
-        let preferred = transceiver.red_allowed && transceiver.opus.is_some_and(|o| o.red);
+        let preferred = transceiver.opus_format().is_some_and(|format| format.red);
         let types = PayloadTypes { opus: opus.pt(), red: opus.red().filter(|_| preferred) };
         debug!(%mid, ?types, "payload types");
         transceiver.payload_types = Some(types);

@@ -8,7 +8,7 @@ use str0m::channel::ChannelConfig;
 use str0m::media::{Direction as RtcDirection, Mid};
 use tracing::{debug, warn};
 
-use crate::opus_format::opus_formats;
+use crate::opus_format::{opus_formats, with_opus_first};
 use crate::peer::{Peer, PeerError};
 use crate::sdp::{self, Direction, Kind, Section};
 use crate::transceiver::{MediaType, TrackChange, Transceiver, TransceiverId};
@@ -224,7 +224,7 @@ impl Peer {
         self.drain();
         if let Some((offer, pending)) = applied {
             self.negotiation.pending = Some(Pending::Changes(pending));
-            return Ok(self.without_hidden(offer.to_sdp_string()));
+            return Ok(self.without_hidden(with_opus_first(&offer.to_sdp_string())));
         }
         let same = self.negotiation.local.as_ref().map(|(text, _)| text.clone());
         self.negotiation.pending = same.is_some().then_some(Pending::Unchanged);

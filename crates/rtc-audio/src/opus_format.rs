@@ -50,7 +50,7 @@ impl OpusFormat {
             dtx: self.dtx && other.dtx,
             stereo: self.stereo || other.stereo,
             constant_bitrate: self.constant_bitrate || other.constant_bitrate,
-            red: self.red || other.red,
+            red: self.red && other.red,
         }
     }
 
@@ -73,6 +73,31 @@ pub fn opus_formats(text: &str) -> Vec<(&str, OpusFormat)> {
     let mut sections = text.split("\nm=");
     let first = sections.next().filter(|head| head.starts_with("m="));
     first.into_iter().chain(sections).filter_map(read_section).collect()
+}
+
+/// Lists Opus before the RED around it, in every section of an offer. So do browsers, and it leaves
+/// the choice to the answer: livekit-server moves RED to the front unless the track declines it.
+pub(crate) fn with_opus_first(text: &str) -> String {
+    let reds: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("a=rtpmap:")?.split_once(" red/"))
+        .map(|(payload_type, _)| payload_type)
+        .collect();
+    let mut out = String::with_capacity(text.len() + 2);
+    for line in text.lines().map(str::trim_end) {
+        if line.starts_with("m=audio ") {
+            let (red, other): (Vec<_>, Vec<_>) = line
+                .split(' ')
+                .enumerate()
+                .partition(|(at, field)| *at > 2 && reds.contains(field));
+            let fields = other.into_iter().chain(red).map(|(_, field)| field);
+            out.push_str(&fields.collect::<Vec<_>>().join(" "));
+        } else {
+            out.push_str(line);
+        }
+        out.push_str("\r\n");
+    }
+    out
 }
 
 fn read_section(section: &str) -> Option<(&str, OpusFormat)> {
@@ -144,6 +169,13 @@ mod tests {
     }
 
     #[test]
+    fn an_offer_leaves_the_choice_of_red_to_the_answer() {
+        let text = with_opus_first(ANSWER);
+        assert!(opus_formats(&text).iter().all(|(_, format)| !format.red));
+        assert_eq!(text.replace("SAVPF 111 63\r\na=mid:1", "SAVPF 63 111\r\na=mid:1"), ANSWER);
+    }
+
+    #[test]
     fn two_receivers_get_what_suits_both() {
         let frugal =
             OpusFormat { max_average_bitrate: Some(16_000), dtx: true, ..OpusFormat::default() };
@@ -157,6 +189,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "(?s).{0,400}") {
             let _ = opus_formats(&text);
+            let _ = with_opus_first(&text);
         }
 
         #[test]

@@ -183,6 +183,34 @@ fn a_pause_of_the_sender_is_silent_and_no_concealment() {
 }
 
 #[test]
+fn discontinuous_transmission_is_no_concealment() {
+    let start = base();
+    let mut packets = tone(start, 50);
+    // The encoder falls silent and gives a sign of life of one byte every 400 ms.
+    let pauses = (0..10_u64).map(|i| Packet {
+        sequence: 50 + i,
+        timestamp: 48_000 + i * 19_200,
+        arrival: start + ms(1_000 + i * 400),
+        payload: Arc::from([9_u8 << 3].as_slice()),
+        ..packets[0].clone()
+    });
+    packets.extend(pauses.collect::<Vec<_>>());
+    let voice = tone(start, 50).into_iter().map(|packet| Packet {
+        sequence: packet.sequence + 60,
+        timestamp: packet.timestamp + 48 * 4_700,
+        arrival: packet.arrival + ms(4_700),
+        ..packet
+    });
+    packets.extend(voice.collect::<Vec<_>>());
+    let (heard, stats) = play(start, packets, 565);
+    assert_eq!((stats.concealed_samples, stats.buffer.starved), (0, 0));
+    assert_eq!(stats.buffer.concealed + stats.buffer.recovered, 0);
+    assert!(steepest(&heard) < 1.5, "{}", steepest(&heard));
+    let end = &heard[heard.len() - 160 * 50..];
+    assert!(share(end) > 0.99, "the voice is back: {}", share(end));
+}
+
+#[test]
 fn another_ssrc_on_the_same_section_leaves_no_hole() {
     let start = base();
     let mut packets = tone(start, 200);

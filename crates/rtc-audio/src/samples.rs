@@ -11,10 +11,12 @@ use std::ops::Range;
 const LONGEST_PERIOD: usize = 66;
 /// The shortest step of time: 2.5 ms.
 const SHORTEST_PERIOD: usize = 400;
-/// Length over which places are compared and cross-faded: 5 ms.
+/// Length over which places are compared, and cross-faded for a jump: 5 ms.
 const OVERLAP: usize = 200;
 /// Cross-fade inside the repeated period, and out of silence: 2 ms.
 const SEAM: usize = 500;
+/// Cross-fade back from made-up sound: 10 ms, since a decoder needs a while to recover itself.
+const BACK: usize = 100;
 /// Where sound is made up, it stays as loud for so long (20 ms) ...
 const STEADY: usize = 50;
 /// ... and is silent after so long (120 ms).
@@ -246,11 +248,12 @@ impl Samples {
         // More of the made-up sound, a period and an overlap, to find where what came fits: later
         // in it, or with a little of what came left out, whichever moves time less.
         let overlap = (self.rate / OVERLAP).min(frames);
-        self.extend_made_up(&mut made_up, length + overlap);
+        let fade = (self.rate / BACK).min(frames);
+        self.extend_made_up(&mut made_up, length + fade);
         let decoded_at = self.data.len() / self.channels;
         self.data.extend_from_slice(decoded);
         let later = self.most_alike(decoded_at, overlap, start..start + length);
-        let most = length.min(frames - overlap);
+        let most = length.min(frames - fade);
         let sooner = self.most_alike(start, overlap, decoded_at..decoded_at + most);
         let (at, skipped) = match (later, sooner) {
             (Some(later), Some(sooner)) => {
@@ -265,10 +268,10 @@ impl Samples {
             (Some(later), None) => (later.at, 0),
             (None, _) => (start, 0),
         };
-        for i in 0..overlap * self.channels {
+        for i in 0..fade * self.channels {
             let made = self.data[at * self.channels + i];
             let real = &mut self.data[(decoded_at + skipped) * self.channels + i];
-            *real = blend(made, *real, i / self.channels + 1, overlap + 1);
+            *real = blend(made, *real, i / self.channels + 1, fade + 1);
         }
         self.data.drain(at * self.channels..(decoded_at + skipped) * self.channels);
     }
@@ -306,7 +309,7 @@ impl Samples {
         // Roughly first, at about 8 kHz, then exactly around the best.
         let coarse = (self.rate / 8_000).max(1);
         // An odd stride takes both channels in turn.
-        let stride = coarse * self.channels | 1;
+        let stride = (coarse * self.channels) | 1;
         let mut best =
             self.best_of(template, frames, stride, candidates.clone().step_by(coarse))?;
         if stride > 1 {

@@ -213,9 +213,10 @@ impl Transceiver {
         self.payload_types.map(|payload_types| *payload_types.opus)
     }
 
-    /// What the remote asks of the encoder, once it has described this section.
+    /// What the remote asks of the encoder, once it has described this section; RED only if it may
+    /// be sent.
     pub fn opus_format(&self) -> Option<OpusFormat> {
-        self.opus
+        self.opus.map(|format| OpusFormat { red: format.red && self.red_allowed, ..format })
     }
 
     /// What went out.

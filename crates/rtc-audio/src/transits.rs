@@ -11,6 +11,8 @@ use crate::codec::RTP_CLOCK;
 const REMEMBERED: usize = 256;
 /// In a stream with pauses so many span minutes, in which clocks drift: older ones are left out.
 const OLDEST_US: i64 = 10_000_000;
+/// Packets between looking back on all of them.
+const EVERY: usize = 8;
 /// Until there are so many, the slowest counts instead of the quantile.
 const SETTLED: usize = 50;
 /// Share of the packets that must come in time, in percent. The rest is made up for; catching the
@@ -79,25 +81,37 @@ impl Transits {
         self.at = (self.at + 1) % REMEMBERED;
         self.len = (self.len + 1).min(REMEMBERED);
         self.add_to_span(transit);
-        let since = transit.at - OLDEST_US;
-        let recent = || self.recent[..self.len].iter().filter(move |t| t.at >= since);
-        self.fastest = recent().map(|t| t.took).min().unwrap_or(transit.took);
+        if self.len == 1 {
+            self.fastest = transit.took;
+        }
+        self.fastest = self.fastest.min(transit.took);
         if !self.is_settled() {
             // Few samples say little about the tail.
-            let slowest = recent().map(|t| t.took).max().unwrap_or(transit.took);
-            self.tail = slowest - self.fastest;
-        } else if self.at.is_multiple_of(8) {
-            let mut all = [0; REMEMBERED];
-            let mut count = 0;
-            for (to, from) in all.iter_mut().zip(recent()) {
-                *to = from.took;
-                count += 1;
-            }
-            let rank = (count * IN_TIME_PERCENT / 100).min(count.saturating_sub(1));
-            let (_, tail, _) = all[..count].select_nth_unstable(rank);
-            self.tail = *tail - self.fastest;
+            let slowest = self.recent[..self.len].iter().map(|t| t.took).max();
+            self.tail = slowest.unwrap_or(transit.took) - self.fastest;
+        } else if self.at.is_multiple_of(EVERY) {
+            self.look_back(transit.at - OLDEST_US);
         }
         Some(self.tail)
+    }
+
+    /// Looks at all that is remembered and not older than `since`.
+    fn look_back(&mut self, since: i64) {
+        let mut all = [0; REMEMBERED];
+        let mut count = 0;
+        for transit in &self.recent[..self.len] {
+            if transit.at >= since {
+                all[count] = transit.took;
+                count += 1;
+            }
+        }
+        let all = &mut all[..count];
+        self.fastest = all.iter().copied().min().unwrap_or(self.fastest);
+        let rank = (count * IN_TIME_PERCENT / 100).min(count.saturating_sub(1));
+        if !all.is_empty() {
+            let (_, tail, _) = all.select_nth_unstable(rank);
+            self.tail = *tail - self.fastest;
+        }
     }
 
     /// Says whether enough was seen to believe in calm.
