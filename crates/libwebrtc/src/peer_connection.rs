@@ -309,7 +309,10 @@ impl PeerConnection {
                 }
             });
         }
-        let text = self.negotiate(|state| state.peer.create_offer(options.ice_restart))?;
+        let text = self.negotiate(|state| {
+            state.orders.gather_again |= options.ice_restart;
+            state.peer.create_offer(options.ice_restart)
+        })?;
         Ok(SessionDescription { text, sdp_type: SdpType::Offer })
     }
 

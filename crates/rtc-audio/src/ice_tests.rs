@@ -12,7 +12,7 @@ fn address(text: &str) -> SocketAddr {
 
 /// Two peers, and a network of 1 ms between those addresses that are up.
 struct Call {
-    peers: [Peer; 2],
+    peers: Vec<Peer>,
     on_the_way: Vec<(usize, SocketAddr, SocketAddr, Vec<u8>)>,
     /// Addresses that no datagram leaves or reaches.
     down: Vec<SocketAddr>,
@@ -33,7 +33,7 @@ impl Call {
         #[allow(clippy::disallowed_methods, reason = "an arbitrary origin of virtual time")]
         let now = Instant::now();
         Self {
-            peers: [Peer::new(now), Peer::new(now)],
+            peers: vec![Peer::new(now), Peer::new(now)],
             on_the_way: Vec::new(),
             down: Vec::new(),
             sources: Vec::new(),
@@ -259,7 +259,7 @@ fn a_relay_only_peer_uses_nothing_but_its_relay() {
     // The allocation goes: there is no path any more, and the peer says so.
     call.down.push(relayed);
     call.peers[0].remove_local_address(relayed);
-    call.run(Duration::from_secs(60), "the end", |call| call.peers[0].state() == PeerState::Failed);
+    call.run(Duration::from_mins(1), "the end", |call| call.peers[0].state() == PeerState::Failed);
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Lab {
         Time::from_nanos((self.now - self.start).as_nanos() as i64)
     }
 
-    fn to_relay(&mut self, to: SocketAddr, mut data: Vec<u8>) {
+    fn carry(&mut self, to: SocketAddr, mut data: Vec<u8>) {
         if to == self.relay.config.local {
             if self.stream {
                 let (len, _) = frame(&data).unwrap().unwrap();
@@ -85,7 +85,7 @@ impl Lab {
                     let message = Transmit::new(data, transport, config.local, config.server);
                     if let Some(answer) = self.server.recv(message, time) {
                         let answer = ServerMessage::build(answer);
-                        self.to_relay(answer.to, answer.data);
+                        self.carry(answer.to, answer.data);
                     }
                 }
             }
@@ -110,7 +110,7 @@ impl Lab {
             }
             while let Some(answer) = self.server.poll_transmit(time) {
                 quiet = false;
-                self.to_relay(answer.to, answer.data);
+                self.carry(answer.to, answer.data);
             }
             while let Some(event) = self.relay.poll_event() {
                 self.events.push(event);
@@ -134,7 +134,7 @@ impl Lab {
         self.now = end;
     }
 
-    fn from_peer(&mut self, data: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
+    fn peer_sends(&mut self, data: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
         let message =
             Transmit::new(data.to_vec(), TransportType::Udp, address(PEER), address(RELAYED));
         let time = self.time();
@@ -154,7 +154,7 @@ fn an_allocation_relays_both_ways_over_datagrams_and_streams() {
         let mut lab = Lab::new(stream, "secret");
         lab.pass(Duration::from_secs(1));
         assert_eq!(lab.events, [RelayEvent::Allocated(address(RELAYED))]);
-        assert_eq!(lab.from_peer(b"nobody asked for this"), None);
+        assert_eq!(lab.peer_sends(b"nobody asked for this"), None);
 
         // The first datagram waits for the permission, none is lost.
         lab.relay.send(lab.now, address(PEER), &[0, 1, 2]);
@@ -162,7 +162,7 @@ fn an_allocation_relays_both_ways_over_datagrams_and_streams() {
         lab.pass(Duration::from_secs(1));
         let expected = [(address(PEER), vec![0, 1, 2]), (address(PEER), vec![0, 1, 3])];
         assert_eq!(lab.relayed, expected);
-        assert_eq!(lab.from_peer(b"pong!"), Some((address(PEER), b"pong!".to_vec())));
+        assert_eq!(lab.peer_sends(b"pong!"), Some((address(PEER), b"pong!".to_vec())));
 
         // What is no check makes a channel: four bytes more instead of a STUN message.
         lab.relay.send(lab.now, address(PEER), &[0x80; 99]);
@@ -170,7 +170,7 @@ fn an_allocation_relays_both_ways_over_datagrams_and_streams() {
         lab.relay.send(lab.now, address(PEER), &[0x80; 99]);
         let message = lab.relay.poll_transmit().unwrap();
         assert_eq!(message.len(), if stream { 104 } else { 103 });
-        assert_eq!(lab.from_peer(b"pong!"), Some((address(PEER), b"pong!".to_vec())));
+        assert_eq!(lab.peer_sends(b"pong!"), Some((address(PEER), b"pong!".to_vec())));
     }
 }
 
@@ -185,7 +185,7 @@ fn allocation_permission_and_channel_outlive_an_hour() {
         lab.relay.send(lab.now, address(PEER), &[0x80, minute]);
         lab.settle();
         assert_eq!(lab.relayed, [(address(PEER), vec![0x80, minute])], "minute {minute}");
-        assert!(lab.from_peer(&[0x80]).is_some(), "minute {minute}");
+        assert!(lab.peer_sends(&[0x80]).is_some(), "minute {minute}");
     }
     assert_eq!(lab.events.len(), 1);
 }
@@ -196,11 +196,11 @@ fn closing_gives_the_address_back() {
     lab.pass(Duration::from_secs(1));
     lab.relay.send(lab.now, address(PEER), &[0x80, 1]);
     lab.pass(Duration::from_secs(1));
-    assert!(lab.from_peer(&[0x80]).is_some());
+    assert!(lab.peer_sends(&[0x80]).is_some());
     lab.relay.close(lab.now);
     lab.pass(Duration::from_secs(1));
     assert_eq!(lab.events.last(), Some(&RelayEvent::Gone));
-    assert_eq!(lab.from_peer(&[0x80]), None);
+    assert_eq!(lab.peer_sends(&[0x80]), None);
     assert_eq!(lab.relay.poll_timeout(), None);
 }
 

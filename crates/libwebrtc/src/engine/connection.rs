@@ -31,6 +31,7 @@ use crate::peer_connection::{
 };
 use crate::peer_connection_factory::IceServer;
 use crate::rtp_transceiver::{RtpTransceiver, TransceiverHandle};
+use crate::testing;
 
 /// Longest sleep of a driver with nothing to do.
 const IDLE: Duration = Duration::from_mins(1);
@@ -96,6 +97,8 @@ pub(crate) struct Orders {
     configure: Option<IceConfig>,
     /// Bind IPv6 loopback: the remote is there.
     pub(crate) loopback_v6: bool,
+    /// Ask the servers again: ICE is being restarted.
+    pub(crate) gather_again: bool,
 }
 
 /// Servers, and which candidates may be used.
@@ -393,6 +396,11 @@ impl Network {
             self.loopback_v6 = true;
             self.follow_interfaces(state);
         }
+        if std::mem::take(&mut state.orders.gather_again) {
+            let bases = self.bases();
+            self.gatherer.gather_again(clock::now(), &bases, &mut self.gathered);
+            self.on_gathered(state);
+        }
         let Some(config) = state.orders.configure.take() else { return };
         if self.transports != config.transports {
             self.transports = config.transports;
@@ -432,7 +440,9 @@ impl Network {
                 Err(error) => log::debug!("no socket on {ip}: {error}"),
             }
         }
-        self.gatherer.add_bases(clock::now(), &new);
+        if !new.is_empty() {
+            self.gatherer.gather_again(clock::now(), &new, &mut self.gathered);
+        }
         self.on_gathered(state);
     }
 
@@ -491,6 +501,7 @@ async fn drive(connection: Arc<Connection>, mut network: Network) {
     let mut transmits = Vec::new();
     let mut notices = VecDeque::new();
     loop {
+        testing::count_turn();
         let (timeout, closed) = {
             let mut state = connection.state.lock();
             network.on_orders(&mut state);

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rtc_audio::ice_server::{ServerKind, ServerTransport, ServerUrl};
 use rtc_audio::stun::{Binding, Outcome};
@@ -22,6 +22,8 @@ use crate::peer_connection_factory::IceServer;
 const MAX_SERVERS: usize = 16;
 /// Findings that wait for the driver: a few flights of relayed datagrams.
 const QUEUE: usize = 256;
+/// How long an allocation must have held to be asked for again when it is lost.
+const WORTH_IT: Duration = Duration::from_secs(30);
 /// Not an answer of a server: the URL itself is of no use (RFC 8489 §14.8: Bad Request).
 const BAD_URL: i32 = 400;
 
@@ -87,7 +89,7 @@ enum State {
     /// A STUN server with its addresses.
     Stun(Vec<SocketAddr>),
     /// A TURN server that relays an address over a path from a local one.
-    Relaying { relayed: SocketAddr, local: SocketAddr },
+    Relaying { relayed: SocketAddr, local: SocketAddr, since: Instant },
     /// It was of no use.
     Failed,
 }
@@ -208,10 +210,23 @@ impl Gatherer {
         }
     }
 
-    /// Asks the known STUN servers from new sockets, too.
-    pub(crate) fn add_bases(&mut self, now: Instant, bases: &[SocketAddr]) {
+    /// Asks the known STUN servers from these sockets (again), and tries anew what had failed: the
+    /// network may have changed.
+    pub(crate) fn gather_again(
+        &mut self,
+        now: Instant,
+        bases: &[SocketAddr],
+        out: &mut Vec<Gathered>,
+    ) {
         for index in 0..self.searches.len() {
             self.ask_again(now, index, bases);
+        }
+        let is_failed = |search: &Search| matches!(search.state, State::Failed);
+        let (failed, kept) = std::mem::take(&mut self.searches).into_iter().partition(is_failed);
+        self.searches = kept;
+        let failed: Vec<Search> = failed;
+        for search in failed {
+            self.search(search.server, out);
         }
     }
 
@@ -294,7 +309,7 @@ impl Gatherer {
                 if let Some(search) = self.searches.iter_mut().find(|s| s.origin == origin)
                     && let Some(parcels) = &search.parcels
                 {
-                    search.state = State::Relaying { relayed, local };
+                    search.state = State::Relaying { relayed, local, since: now };
                     self.relays.insert(relayed, parcels.clone());
                     out.push(Gathered::Relayed { relayed, local });
                 }
@@ -310,12 +325,18 @@ impl Gatherer {
                 }
                 let was = std::mem::replace(&mut search.state, State::Failed);
                 let url = search.server.url.clone();
-                if let State::Relaying { relayed, .. } = was {
-                    self.relays.remove(&relayed);
-                    out.push(Gathered::Gone { relayed });
-                }
                 if let Some((code, text)) = failure {
                     out.push(Gathered::Error(error(&url, None, i32::from(code), text)));
+                }
+                if let State::Relaying { relayed, since, .. } = was {
+                    self.relays.remove(&relayed);
+                    out.push(Gathered::Gone { relayed });
+                    // A server that was restarted may serve again; one that gives an address for
+                    // a moment only is left alone.
+                    if now >= since + WORTH_IT {
+                        let search = self.searches.remove(index);
+                        self.search(search.server, out);
+                    }
                 }
             }
         }
@@ -432,5 +453,89 @@ async fn look(
             let order = Order { origin, url, server, username, password };
             relay::run(order, parcels, findings).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock;
+    use super::*;
+
+    const SECRET: &str = "s3cr3t";
+
+    fn server(url: &str) -> IceServer {
+        let (username, password) = ("anna".to_owned(), SECRET.to_owned());
+        IceServer { urls: vec![url.to_owned()], username, password }
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// A gatherer with one server that relays an address since `now`.
+    fn relaying(now: Instant) -> (Gatherer, Origin) {
+        let (mut gatherer, mut out) = (Gatherer::new(), Vec::new());
+        gatherer.configure(now, &[server("turn:127.0.0.1:9")], &[], &mut out);
+        let origin = gatherer.searches[0].origin;
+        let (relayed, local) = (address("192.0.2.1:5000"), address("10.0.0.1:7000"));
+        let found = Finding::Relayed { origin, relayed, local };
+        gatherer.on_finding(now, found, &[], &mut out);
+        assert!(matches!(out[..], [Gathered::Relayed { .. }]));
+        assert!(!gatherer.is_searching());
+        (gatherer, origin)
+    }
+
+    #[tokio::test]
+    async fn a_lost_allocation_is_sought_again_unless_it_held_for_a_moment_only() {
+        for (held, again) in [(WORTH_IT, true), (WORTH_IT / 2, false)] {
+            let now = clock::now();
+            let (mut gatherer, origin) = relaying(now);
+            let mut out = Vec::new();
+            let over = Finding::Over { origin, failure: None };
+            gatherer.on_finding(now + held, over, &[], &mut out);
+            assert!(matches!(out[..], [Gathered::Gone { .. }]), "{out:?}");
+            assert_eq!(gatherer.is_searching(), again);
+            assert!(!gatherer.send(address("192.0.2.1:5000"), address("192.0.2.9:1"), b"x"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relay_whose_path_is_gone_is_sought_again() {
+        let (mut gatherer, _) = relaying(clock::now());
+        let mut out = Vec::new();
+        gatherer.remove_bases(&[address("10.0.0.2:1")], &mut out);
+        assert!(out.is_empty());
+        gatherer.remove_bases(&[address("10.0.0.1:1")], &mut out);
+        assert!(matches!(out[..], [Gathered::Gone { .. }]), "{out:?}");
+        assert!(gatherer.is_searching());
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_tried_again_when_the_network_changes_and_what_holds_is_kept() {
+        let now = clock::now();
+        let (mut gatherer, _) = relaying(now);
+        let mut out = Vec::new();
+        let both = [server("turn:127.0.0.1:9"), server("turn:127.0.0.1:10")];
+        gatherer.configure(now, &both, &[], &mut out);
+        assert_eq!(gatherer.searches.len(), 2, "the first is not sought anew");
+        let origin = gatherer.searches[1].origin;
+        let failure = Some((UNREACHABLE, "down".to_owned()));
+        gatherer.on_finding(now, Finding::Over { origin, failure }, &[], &mut out);
+        assert!(matches!(out[..], [Gathered::Error(_)]), "{out:?}");
+        assert!(!gatherer.is_searching());
+        gatherer.gather_again(now, &[], &mut out);
+        assert!(gatherer.is_searching());
+        assert_eq!(gatherer.relays.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn servers_are_bounded_and_their_passwords_show_nowhere() {
+        let mut gatherer = Gatherer::new();
+        let many: Vec<IceServer> =
+            (0..100).map(|i| server(&format!("turn:127.0.0.1:{}", 1_000 + i))).collect();
+        gatherer.configure(clock::now(), &many, &[], &mut Vec::new());
+        assert_eq!(gatherer.searches.len(), MAX_SERVERS);
+        let shown = format!("{gatherer:?} {:?}", many[0]);
+        assert!(!shown.contains(SECRET), "{shown}");
     }
 }

@@ -78,9 +78,11 @@ impl UdpSockets {
                 let mut read = ReadBuf::new(buffer);
                 // An error (ICMP port unreachable) says nothing about the next datagram.
                 while let Poll::Ready(result) = socket.poll_recv_from(context, &mut read) {
-                    if testing::udp_is_blocked() {
-                        read.clear();
-                    } else if let Ok(source) = result {
+                    if let Ok(source) = result {
+                        if testing::udp_is_blocked(source) {
+                            read.clear();
+                            continue;
+                        }
                         let len = read.filled().len();
                         let local = *local;
                         self.first = (index + 1) % count;
@@ -95,11 +97,9 @@ impl UdpSockets {
 
     /// Takes a datagram that is there already.
     pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddr, SocketAddr)> {
-        if testing::udp_is_blocked() {
-            return None;
-        }
         self.sockets.iter().find_map(|(local, socket)| {
-            socket.try_recv_from(buffer).ok().map(|(len, source)| (len, source, *local))
+            let (len, source) = socket.try_recv_from(buffer).ok()?;
+            (!testing::udp_is_blocked(source)).then_some((len, source, *local))
         })
     }
 
@@ -107,7 +107,7 @@ impl UdpSockets {
     pub(crate) fn send(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
         let socket = self.sockets.iter().find(|(address, _)| *address == source);
         if let Some((_, socket)) = socket
-            && !testing::udp_is_blocked()
+            && !testing::udp_is_blocked(destination)
             && let Err(error) = socket.try_send_to(data, destination)
         {
             log::trace!("datagram to {destination} dropped: {error}");

@@ -59,7 +59,8 @@ pub(super) async fn run(
             let socket = connect_udp(order.server).await.map_err(unreachable)?;
             let local = socket.local_addr().map_err(unreachable)?;
             let relay = order.relay(local, false);
-            drive(relay, Path::udp(socket), &order, local, &mut parcels, findings).await
+            drive(relay, Path::udp(socket, order.server), &order, local, &mut parcels, findings)
+                .await
         }
         ServerTransport::Tcp | ServerTransport::Tls => {
             let connected = timeout(CONNECT_WITHIN, connect_tcp(order.server)).await;
@@ -144,13 +145,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 /// The way to the server, which carries whole messages.
 enum Path {
-    Udp { socket: UdpSocket, buffer: Vec<u8> },
+    Udp { socket: UdpSocket, server: SocketAddr, buffer: Vec<u8> },
     Stream { stream: Box<dyn Duplex>, buffer: Vec<u8>, used: usize },
 }
 
 impl Path {
-    fn udp(socket: UdpSocket) -> Self {
-        Self::Udp { socket, buffer: vec![0; DATAGRAM] }
+    fn udp(socket: UdpSocket, server: SocketAddr) -> Self {
+        Self::Udp { socket, server, buffer: vec![0; DATAGRAM] }
     }
 
     fn stream(stream: impl Duplex + 'static) -> Self {
@@ -160,11 +161,11 @@ impl Path {
     /// The next message; an error ends the path. Nothing is lost when it is not waited for.
     async fn receive(&mut self) -> io::Result<&[u8]> {
         match self {
-            Self::Udp { socket, buffer } => loop {
+            Self::Udp { socket, server, buffer } => loop {
                 // An error (ICMP port unreachable) says nothing about the next datagram, but one
                 // that comes again and again must not spin.
                 match socket.recv(buffer).await {
-                    Ok(_) if testing::udp_is_blocked() => {}
+                    Ok(_) if testing::udp_is_blocked(*server) => {}
                     Ok(len) => return Ok(buffer.get(..len).unwrap_or_default()),
                     Err(error) => {
                         log::debug!("from the TURN server: {error}");
@@ -200,8 +201,8 @@ impl Path {
 
     async fn send(&mut self, message: &[u8]) -> io::Result<()> {
         match self {
-            Self::Udp { socket, .. } => {
-                if !testing::udp_is_blocked()
+            Self::Udp { socket, server, .. } => {
+                if !testing::udp_is_blocked(*server)
                     && let Err(error) = socket.try_send(message)
                 {
                     log::trace!("message to the TURN server dropped: {error}");
@@ -261,14 +262,15 @@ async fn drive(
                 }
                 Err(error) => return lost(address, order, &error),
             },
-            parcel = parcels.recv(), if leave_at.is_none() => match parcel {
-                Some(Parcel { peer, data }) => relay.send(clock::now(), peer, &data),
-                None => {
-                    let now = clock::now();
+            parcel = parcels.recv(), if leave_at.is_none() => {
+                let now = clock::now();
+                if let Some(Parcel { peer, data }) = parcel {
+                    relay.send(now, peer, &data);
+                } else {
                     leave_at = Some(now + GOODBYE_WITHIN);
                     relay.close(now);
                 }
-            },
+            }
             () = sleep_until(timeout.into()) => {
                 let now = clock::now();
                 if leave_at.is_some_and(|at| at <= now) {
