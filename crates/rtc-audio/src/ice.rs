@@ -11,6 +11,9 @@ use crate::peer::{Peer, PeerError};
 /// Port of a candidate that only connects (RFC 6544 §4.5).
 const ACTIVE_TCP_PORT: u16 = 9;
 
+/// Candidates of the remote that are kept for the figures.
+const REMEMBERED: usize = 64;
+
 /// Checks made and answered at once when the remote's description comes.
 const FIRST_CHECKS: usize = 8;
 
@@ -139,9 +142,17 @@ impl Peer {
     /// there are no more. One with a host name for an address (mDNS) is passed over.
     pub fn add_remote_candidate(&mut self, text: &str) -> Result<(), PeerError> {
         let Some(candidate) = parse_candidate(text)? else { return Ok(()) };
+        if self.remote_candidates.len() < REMEMBERED {
+            self.remote_candidates.push(candidate.clone());
+        }
         self.rtc.add_remote_candidate(candidate);
         self.drain();
         Ok(())
+    }
+
+    /// The first candidates of the remote that came one by one, after its description.
+    pub fn remote_candidates(&self) -> &[Candidate] {
+        &self.remote_candidates
     }
 
     /// The remote's checks may have come before its description: str0m answers one a time-out, and

@@ -18,6 +18,8 @@ mod arrivals;
 mod channels;
 pub mod codec;
 pub mod data_channel;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ice;
 pub mod ice_server;
 pub mod jitter_buffer;

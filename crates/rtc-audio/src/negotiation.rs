@@ -224,7 +224,7 @@ impl Peer {
         self.drain();
         if let Some((offer, pending)) = applied {
             self.negotiation.pending = Some(Pending::Changes(pending));
-            return Ok(with_opus_first(&self.without_hidden(offer.to_sdp_string())));
+            return Ok(self.without_hidden(with_opus_first(&offer.to_sdp_string())));
         }
         let same = self.negotiation.local.as_ref().map(|(text, _)| text.clone());
         self.negotiation.pending = same.is_some().then_some(Pending::Unchanged);

@@ -118,6 +118,7 @@ pub struct Peer {
     pub(crate) routes: Routes,
     pub(crate) closed: bool,
     pub(crate) candidates: Vec<Candidate>,
+    pub(crate) remote_candidates: Vec<Candidate>,
     pub(crate) transports: Transports,
     next_id: u32,
     state: PeerState,
@@ -135,6 +136,16 @@ pub struct Peer {
     timeout: Option<Instant>,
     pub(crate) now: Instant,
     stats: Stats,
+    datagrams: Datagrams,
+}
+
+/// Datagrams of a peer, of all protocols together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Datagrams {
+    /// Handed out to be sent.
+    pub sent: u64,
+    /// Taken; what was no packet of this connection is not counted.
+    pub received: u64,
 }
 
 impl Peer {
@@ -159,6 +170,7 @@ impl Peer {
             routes: Routes::new(),
             closed: false,
             candidates: Vec::new(),
+            remote_candidates: Vec::new(),
             transports: Transports::default(),
             next_id: 0,
             state: PeerState::New,
@@ -173,6 +185,7 @@ impl Peer {
             timeout: None,
             now,
             stats: Stats::default(),
+            datagrams: Datagrams::default(),
         };
         peer.handle_timeout(now);
         peer
@@ -239,6 +252,7 @@ impl Peer {
         if let Err(error) = self.rtc.handle_input(input) {
             debug!(%error, "datagram refused");
         }
+        self.datagrams.received += 1;
         self.heard = now;
         if self.state == PeerState::Disconnected && !self.moved && self.has_path() {
             self.on_path();
@@ -262,7 +276,9 @@ impl Peer {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        let transmit = self.transmits.pop_front();
+        self.datagrams.sent += u64::from(transmit.is_some());
+        transmit
     }
 
     /// The next event.
@@ -341,6 +357,11 @@ impl Peer {
     /// Figures, at most a second old.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Datagrams in and out.
+    pub fn datagrams(&self) -> Datagrams {
+        self.datagrams
     }
 
     /// Figures of what a transceiver receives.
