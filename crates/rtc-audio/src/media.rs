@@ -10,12 +10,27 @@ use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite};
 use tracing::warn;
 
 use crate::codec::packet_duration;
+use crate::frame_crypto::{CLEAR_OPUS, FrameTransform, Transform};
 use crate::jitter_buffer::Packet;
 use crate::peer::{Event, Peer};
 use crate::send_queue::EncodedFrame;
 use crate::transceiver::{MediaType, TransceiverId};
 
 impl Peer {
+    /// From now on every frame that a transceiver sends goes through `sealing` first.
+    pub fn set_sealing(&mut self, id: TransceiverId, sealing: Option<Arc<dyn FrameTransform>>) {
+        if let Some(transceiver) = self.transceivers.iter_mut().find(|t| t.id == id) {
+            transceiver.sealing = Transform::new(sealing);
+        }
+    }
+
+    /// From now on every frame that a transceiver receives goes through `opening` first.
+    pub fn set_opening(&mut self, id: TransceiverId, opening: Option<Arc<dyn FrameTransform>>) {
+        if let Some(transceiver) = self.transceivers.iter_mut().find(|t| t.id == id) {
+            transceiver.opening = Transform::new(opening);
+        }
+    }
+
     /// Sends one packet of audio. Dropped and counted while the section is not negotiated for
     /// sending or the connection is not up; gives whether it went out.
     pub fn send_audio(&mut self, now: Instant, id: TransceiverId, frame: &EncodedFrame) -> bool {
@@ -40,6 +55,9 @@ impl Peer {
         let Some(mid) = self.transceivers.get(index).and_then(|t| t.mid) else { return false };
         let Some(payload_type) = self.opus_payload_type(index, mid) else { return false };
         let Some(transceiver) = self.transceivers.get_mut(index) else { return false };
+        let Some(payload) = transceiver.sealing.apply(&frame.payload, CLEAR_OPUS) else {
+            return false;
+        };
         let mut direct = self.rtc.direct_api();
         let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
         let extensions = ExtensionValues {
@@ -52,13 +70,13 @@ impl Peer {
             transceiver.sequence.into(),
             frame.timestamp,
             now,
-            frame.payload.clone(),
+            Arc::clone(&payload),
         )
         .marker(frame.marker)
         .ext_vals(extensions);
         transceiver.sequence += 1;
         transceiver.sent.packets += 1;
-        transceiver.sent.bytes += frame.payload.len() as u64;
+        transceiver.sent.bytes += payload.len() as u64;
         transceiver.sent.ssrc = *stream.ssrc();
         stream.write_rtp(write);
         true
@@ -100,7 +118,10 @@ impl Peer {
         transceiver.received.packets += 1;
         transceiver.received.bytes += packet.payload.len() as u64;
         transceiver.received.ssrc = *ssrc;
-        let Some(duration) = packet_duration(&packet.payload) else {
+        // The count of frames of an encrypted packet can be read only after.
+        let payload = transceiver.opening.apply(&packet.payload, CLEAR_OPUS);
+        let read = payload.and_then(|payload| Some((packet_duration(&payload)?, payload)));
+        let Some((duration, payload)) = read else {
             transceiver.received.discarded += 1;
             return;
         };
@@ -109,7 +130,7 @@ impl Peer {
             timestamp: packet.time.numer(),
             duration,
             arrival: packet.timestamp,
-            payload: Arc::clone(&packet.payload),
+            payload,
         };
         self.events.push_back(Event::Audio(transceiver.id, audio));
     }

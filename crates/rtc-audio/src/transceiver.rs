@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use str0m::media::{MediaKind, Mid, Pt};
 use str0m::rtp::Ssrc;
 
+use crate::frame_crypto::Transform;
 use crate::sdp::Direction;
 
 /// Names a transceiver of one peer, for its whole life.
@@ -67,6 +68,8 @@ pub struct Transceiver {
     pub(crate) payload_type: Option<Pt>,
     pub(crate) sent: SentCounters,
     pub(crate) received: ReceivedCounters,
+    pub(crate) sealing: Transform,
+    pub(crate) opening: Transform,
 }
 
 /// What went out on a transceiver.
@@ -114,6 +117,8 @@ impl Transceiver {
             payload_type: None,
             sent: SentCounters::default(),
             received: ReceivedCounters::default(),
+            sealing: Transform::default(),
+            opening: Transform::default(),
         }
     }
 

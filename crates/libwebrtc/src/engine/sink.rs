@@ -26,7 +26,6 @@ const GIVE_UP_AFTER: Duration = Duration::from_millis(500);
 pub(crate) struct RemoteAudio {
     sinks: Mutex<Vec<Weak<Sink>>>,
     ended: AtomicBool,
-    muted: AtomicBool,
 }
 
 impl RemoteAudio {
@@ -53,11 +52,6 @@ impl RemoteAudio {
 
     pub(crate) fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
-    }
-
-    /// While muted (encrypted audio that we cannot decrypt), listeners hear nothing.
-    pub(crate) fn mute(&self) {
-        self.muted.store(true, Ordering::Release);
     }
 
     /// Figures of the listener that has been there longest.
@@ -110,7 +104,7 @@ impl Sink {
         if track.is_ended() {
             sink.close();
         }
-        tokio::spawn(play(Arc::clone(&sink), Arc::clone(track)));
+        tokio::spawn(play(Arc::clone(&sink)));
         Ok(sink)
     }
 
@@ -166,7 +160,7 @@ impl Sink {
 }
 
 /// Gives out a frame every 10 ms from the first packet's time on, until it is closed.
-async fn play(sink: Arc<Sink>, track: Arc<RemoteAudio>) {
+async fn play(sink: Arc<Sink>) {
     sink.wake.notified().await;
     let per_channel = sink.sample_rate / 100;
     let mut next = clock::now();
@@ -180,9 +174,6 @@ async fn play(sink: Arc<Sink>, track: Arc<RemoteAudio>) {
         let mut frame = AudioFrame::new(sink.sample_rate, sink.channels, per_channel);
         let samples = frame.data.to_mut();
         let pulled = sink.playout.lock().pull(now, samples);
-        if track.muted.load(Ordering::Acquire) {
-            samples.fill(0);
-        }
         if pulled == Pulled::Audio {
             sink.push(frame);
         }
