@@ -22,39 +22,52 @@ use serde_json::Value;
 
 use crate::{step::Failure, workspace::Workspace};
 
-/// Each file of livekit's tests that is run, and the tests of it that are not.
-const FILES: [(&str, &[&str]); 10] = [
-    ("audio_test", &[]),
-    ("room_test", &[]),
-    ("rpc_test", &[]),
-    (
-        "reconnection_test",
-        // Both publish a video track, which this engine refuses.
-        &[
+/// One file of livekit's tests.
+#[derive(Debug, Clone, Copy)]
+struct TestFile {
+    name: &'static str,
+    /// Tests of it that are not run.
+    excluded: &'static [&'static str],
+    /// Tests of it that run at the same time.
+    threads: u8,
+}
+
+impl TestFile {
+    /// Most tests mostly wait, for time-outs of seconds.
+    const fn new(name: &'static str) -> Self {
+        Self { name, excluded: &[], threads: 4 }
+    }
+}
+
+/// What is run. Whatever is excluded publishes video, which this engine refuses.
+const FILES: [TestFile; 10] = [
+    TestFile::new("audio_test"),
+    TestFile::new("room_test"),
+    TestFile::new("rpc_test"),
+    TestFile {
+        excluded: &[
             "test_full_reconnect_with_published_track_recovers",
             "test_room_deleted_disconnects_without_reconnect",
         ],
-    ),
-    ("data_channel_test", &[]),
-    ("data_stream_test", &[]),
-    ("data_track_test", &[]),
-    ("data_channel_encryption", &[]),
-    ("engine_lifecycle_test", &[]),
-    (
-        "peer_connection_signaling_test",
-        // Both publish ten video tracks.
-        &[
+        ..TestFile::new("reconnection_test")
+    },
+    TestFile::new("data_channel_test"),
+    TestFile::new("data_stream_test"),
+    // It holds time-outs to 20 ms, and beside them publishes 50 MB at once.
+    TestFile { threads: 1, ..TestFile::new("data_track_test") },
+    TestFile::new("data_channel_encryption"),
+    TestFile::new("engine_lifecycle_test"),
+    TestFile {
+        excluded: &[
             "test_v0_publish_ten_video_and_ten_audio_tracks",
             "test_v1_publish_ten_video_and_ten_audio_tracks",
         ],
-    ),
+        ..TestFile::new("peer_connection_signaling_test")
+    },
 ];
 
 /// Of the features of livekit, those that antiphon has, and the tests'.
 const FEATURES: &str = "tokio,rustls-tls-webpki-roots,__lk-e2e-test";
-
-/// Tests of a file that run at the same time: they mostly wait, for time-outs of seconds.
-const THREADS: &str = "4";
 
 const SERVER_STARTS_WITHIN: Duration = Duration::from_secs(20);
 /// The longest file waits out livekit's whole reconnect sequence, about 90 s.
@@ -63,16 +76,16 @@ const FILE_ENDS_WITHIN: Duration = Duration::from_mins(5);
 /// Builds and runs all files, or the one that is named.
 pub fn run(workspace: &Workspace, server: &Path, only: Option<&str>) -> Result<(), Failure> {
     let files: Vec<_> =
-        FILES.into_iter().filter(|(name, _)| only.is_none_or(|only| only == *name)).collect();
+        FILES.into_iter().filter(|file| only.is_none_or(|only| only == file.name)).collect();
     if files.is_empty() {
-        let names: Vec<_> = FILES.iter().map(|(name, _)| *name).collect();
+        let names: Vec<_> = FILES.iter().map(|file| file.name).collect();
         return Err(Failure::new(format!("no such file; there are: {}", names.join(", "))));
     }
     let folder = prepare(workspace)?;
     let missing: Vec<_> = files
         .iter()
-        .filter(|(name, _)| !folder.join("tests").join(name).with_extension("rs").is_file())
-        .map(|(name, _)| *name)
+        .map(|file| file.name)
+        .filter(|name| !folder.join("tests").join(name).with_extension("rs").is_file())
         .collect();
     if !missing.is_empty() {
         let missing = missing.join(", ");
@@ -81,19 +94,19 @@ pub fn run(workspace: &Workspace, server: &Path, only: Option<&str>) -> Result<(
     let executables = build(workspace, &folder, &files)?;
     let server = Server::start(server, &folder)?;
     let mut outcomes = Vec::new();
-    for (name, excluded) in files {
+    for file in files {
         let executable = executables
-            .get(name)
-            .ok_or_else(|| Failure::new(format!("cargo built no test {name}")))?;
-        outcomes.push((name, excluded, test(name, executable, excluded, &folder, &server)?));
+            .get(file.name)
+            .ok_or_else(|| Failure::new(format!("cargo built no test {}", file.name)))?;
+        outcomes.push((file, test(&file, executable, &folder, &server)?));
     }
     report(&outcomes)
 }
 
-fn report(outcomes: &[(&str, &[&str], Outcome)]) -> Result<(), Failure> {
+fn report(outcomes: &[(TestFile, Outcome)]) -> Result<(), Failure> {
     println!("\n{:<34} passed/total", "file");
     let mut failed = Vec::new();
-    for (name, excluded, outcome) in outcomes {
+    for (TestFile { name, excluded, .. }, outcome) in outcomes {
         let Outcome { passed, total, seconds, .. } = outcome;
         let left_out = match excluded.len() {
             0 => String::new(),
@@ -198,7 +211,7 @@ fn at(path: &Path, error: &std::io::Error) -> Failure {
 fn build(
     workspace: &Workspace,
     folder: &Path,
-    files: &[(&str, &[&str])],
+    files: &[TestFile],
 ) -> Result<BTreeMap<String, PathBuf>, Failure> {
     println!("\n==> build livekit's tests, in {}", folder.display());
     let begun = now();
@@ -206,7 +219,7 @@ fn build(
     let output = Command::new(cargo)
         .args(["test", "--no-run", "--no-default-features", "--features", FEATURES])
         .args(["--message-format", "json-render-diagnostics"])
-        .args(files.iter().flat_map(|(name, _)| ["--test", *name]))
+        .args(files.iter().flat_map(|file| ["--test", file.name]))
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", &workspace.target)
         .stderr(Stdio::inherit())
@@ -341,17 +354,17 @@ impl Outcome {
 
 /// Runs one test program; its output goes where ours goes.
 fn test(
-    name: &str,
+    file: &TestFile,
     executable: &Path,
-    excluded: &[&str],
     folder: &Path,
     server: &Server,
 ) -> Result<Outcome, Failure> {
+    let name = file.name;
     println!("\n==> {name}");
     let begun = now();
     let mut process = Command::new(executable)
-        .args(["--test-threads", THREADS, "--exact"])
-        .args(excluded.iter().flat_map(|name| ["--skip", name]))
+        .args(["--test-threads", &file.threads.to_string(), "--exact"])
+        .args(file.excluded.iter().flat_map(|name| ["--skip", name]))
         .current_dir(folder)
         .env("LIVEKIT_URL", format!("ws://127.0.0.1:{}", server.port))
         .env("LIVEKIT_API_KEY", "devkey")

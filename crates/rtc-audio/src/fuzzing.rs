@@ -3,6 +3,8 @@
 //! `fuzz/` runs them under libFuzzer; the tests beside this module replay the seeds of
 //! `fixtures/fuzz` and thousands of mutations of them, the same ones every time.
 
+#![allow(clippy::missing_panics_doc, reason = "a panic is what a fuzzer looks for")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use str0m::net::Protocol;
 
 use crate::codec::packet_duration;
-use crate::data_channel::ChannelInit;
+use crate::data_channel::{Channel, ChannelInit};
 use crate::ice::parse_candidate;
 use crate::ice_server::ServerUrl;
 use crate::jitter_buffer::{Origin, Packet};
@@ -21,8 +23,11 @@ use crate::stun::Binding;
 use crate::transceiver::MediaType;
 use crate::turn::{Relay, RelayConfig, frame};
 
+/// What an input is fed to.
+pub type Target = fn(&[u8]);
+
 /// The targets by name, as their folders of seeds and their programs in `fuzz/` are called.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("sdp", sdp),
     ("candidate", candidate),
     ("rtp", rtp),
@@ -183,10 +188,14 @@ pub fn rtp(data: &[u8]) {
     assert!(stats.concealed_samples <= stats.samples + u64::from(rate), "{stats:?}");
 }
 
+/// Protocol, source, destination, content.
+type Datagram = (Protocol, SocketAddr, SocketAddr, Vec<u8>);
+
 /// Two peers with a hostile network between them. The input decides what becomes of each datagram;
 /// where it ends, they get through.
 struct Link<'a> {
-    peers: [Peer; 2],
+    /// Two of them; large, so on the heap.
+    peers: Vec<Peer>,
     now: Instant,
     input: Reader<'a>,
     messages: usize,
@@ -195,7 +204,7 @@ struct Link<'a> {
 impl<'a> Link<'a> {
     fn negotiated(input: Reader<'a>, ordered: bool) -> Option<Self> {
         let now = start();
-        let mut peers = [peer(now, LEFT), peer(now, RIGHT)];
+        let mut peers = vec![peer(now, LEFT), peer(now, RIGHT)];
         peers[0].add_transceiver(MediaType::Audio, Direction::SendRecv, Some("a".into()), None);
         let init = ChannelInit { label: "data".into(), unordered: !ordered, ..Default::default() };
         peers[0].create_channel(init).ok()?;
@@ -214,7 +223,7 @@ impl<'a> Link<'a> {
 
     /// Lets 5 ms pass. `hostile` says whether the input has a say.
     fn step(&mut self, hostile: bool) {
-        let mut inbox: [Vec<(Protocol, SocketAddr, SocketAddr, Vec<u8>)>; 2] = Default::default();
+        let mut inbox: [Vec<Datagram>; 2] = Default::default();
         for from in 0..2 {
             while let Some(transmit) = self.peers[from].poll_transmit() {
                 if transmit.proto != Protocol::Udp {
@@ -319,7 +328,7 @@ pub fn messages(data: &[u8]) {
         let peer = &link.peers[side];
         let channel = {
             let channels = peer.channels();
-            channels.get(usize::from(which) % channels.len().max(1)).map(|channel| channel.key())
+            channels.get(usize::from(which) % channels.len().max(1)).map(Channel::key)
         };
         match (what >> 1) % 5 {
             0 => {
