@@ -7,5 +7,6 @@ mod support;
 
 mod call;
 mod failures;
+mod interop;
 mod kill;
 mod sessions;

@@ -8,6 +8,7 @@
 //! - [`send_queue::SendQueue`]: samples of one audio source to Opus packets, 20 ms each.
 //! - [`playout::Playout`]: RTP packets of one remote track to 10 ms of samples, steadily.
 //! - [`jitter_buffer::JitterBuffer`]: the order and the timing underneath it.
+//! - [`keyframe`]: pictures of the video that is received, without decoding it.
 //! - [`frame_crypto`]: LiveKit's end-to-end encryption of frames and data packets.
 //!
 //! Audio is signed 16-bit, interleaved. RTP time is in 1/48000 s whatever the sample rate
@@ -21,6 +22,7 @@ pub mod data_channel;
 pub mod frame_crypto;
 pub mod ice;
 pub mod jitter_buffer;
+pub mod keyframe;
 mod media;
 mod negotiation;
 pub mod peer;
@@ -29,5 +31,6 @@ pub mod sdp;
 pub mod send_queue;
 pub mod stats;
 pub mod transceiver;
+pub mod vp8;
 
 pub use str0m::{Candidate, net};

@@ -113,7 +113,7 @@ impl Peer {
         };
         let Some(transceiver) = self.transceivers.get_mut(index) else { return };
         if transceiver.media != MediaType::Audio {
-            return;
+            return self.on_video(index, packet);
         }
         transceiver.received.packets += 1;
         transceiver.received.bytes += packet.payload.len() as u64;

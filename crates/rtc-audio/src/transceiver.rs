@@ -7,6 +7,7 @@ use str0m::rtp::Ssrc;
 
 use crate::frame_crypto::Transform;
 use crate::sdp::Direction;
+use crate::vp8::KeyFrames;
 
 /// Names a transceiver of one peer, for its whole life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,7 +18,7 @@ pub struct TransceiverId(pub(crate) u32);
 pub enum MediaType {
     /// Opus.
     Audio,
-    /// Negotiated for the sake of the sections that a server wants; its packets are dropped.
+    /// Received only, and of that the key frames where somebody watches.
     Video,
 }
 
@@ -70,6 +71,8 @@ pub struct Transceiver {
     pub(crate) received: ReceivedCounters,
     pub(crate) sealing: Transform,
     pub(crate) opening: Transform,
+    /// Where somebody watches.
+    pub(crate) key_frames: Option<Box<KeyFrames>>,
 }
 
 /// What went out on a transceiver.
@@ -119,6 +122,7 @@ impl Transceiver {
             received: ReceivedCounters::default(),
             sealing: Transform::default(),
             opening: Transform::default(),
+            key_frames: None,
         }
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod connection;
 pub(crate) mod net;
 pub(crate) mod sink;
 pub(crate) mod source;
+pub(crate) mod video;
 
 use std::sync::OnceLock;
 
