@@ -154,13 +154,12 @@ impl KeySet {
         let text = out.get_mut(start..).ok_or(CryptoError)?;
         let nonce = Nonce::assume_unique_for_key(iv);
         let sealed = self.cipher.seal_in_place_separate_tag(nonce, Aad::from(header), text);
-        match sealed {
-            Ok(tag) => out.extend_from_slice(tag.as_ref()),
-            Err(_) => {
-                out.clear();
-                return Err(CryptoError);
-            }
-        }
+        let Ok(tag) = sealed else {
+            // Clear text must not stay where a caller might send it from.
+            out.clear();
+            return Err(CryptoError);
+        };
+        out.extend_from_slice(tag.as_ref());
         Ok(())
     }
 
@@ -252,12 +251,9 @@ impl Ivs {
         let (prefix, count) = iv.split_at_mut(self.prefix.len());
         prefix.copy_from_slice(&self.prefix);
         count.copy_from_slice(&self.count.to_be_bytes());
-        match self.count.checked_add(1) {
-            Some(count) => self.count = count,
-            None => {
-                self.draw()?;
-                self.count = 0;
-            }
+        self.count = self.count.wrapping_add(1);
+        if self.count == 0 {
+            self.draw()?;
         }
         Ok(iv)
     }
@@ -331,7 +327,7 @@ mod tests {
     }
 
     fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
     #[test]

@@ -28,7 +28,8 @@ struct Part<'a> {
 /// Takes off the payload descriptor (RFC 7741 §4.2).
 fn part(payload: &[u8]) -> Option<Part<'_>> {
     let (required, mut rest) = payload.split_first()?;
-    let first = required & 0x10 != 0 && required & 0x07 == 0;
+    let (start, partition) = (required & 0x10 != 0, required & 0x07);
+    let first = start && partition == 0;
     if required & 0x80 != 0 {
         let extensions;
         (extensions, rest) = rest.split_first()?;
@@ -233,7 +234,8 @@ mod tests {
         let packets = packets(&frame, 200);
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
             let mut frames = KeyFrames::new();
-            assert_eq!(push_all(&mut frames, &order, &packets), [frame.clone()], "{order:?}");
+            let given = push_all(&mut frames, &order, &packets);
+            assert_eq!(given, std::slice::from_ref(&frame), "{order:?}");
             assert!(push_all(&mut frames, &order, &packets).is_empty(), "{order:?} again");
         }
     }
