@@ -36,7 +36,7 @@ pub enum PeerConnectionState {
     Connected,
     /// The path is lost, perhaps for a moment.
     Disconnected,
-    /// The path did not come back within 15 s, or the remote closed.
+    /// The path did not come back within 6 s, or the remote closed.
     Failed,
     /// Closed by us.
     Closed,

@@ -198,23 +198,23 @@ fn outage(lasts: Duration) -> (Call, Vec<(Duration, PeerState)>) {
 }
 
 #[test]
-fn a_path_that_comes_back_within_twenty_seconds_is_used_again_without_a_restart() {
-    let (mut call, states) = outage(Duration::from_secs(18));
+fn a_path_that_comes_back_within_nine_seconds_is_used_again_without_a_restart() {
+    let (mut call, states) = outage(Duration::from_secs(8));
     let [(lost, PeerState::Disconnected), (back, PeerState::Connected)] = states.as_slice() else {
         panic!("{states:?}");
     };
     assert!((3..=6).contains(&lost.as_secs()), "{lost:?}");
-    assert!((18..=21).contains(&back.as_secs()), "{back:?}");
+    assert!((8..=11).contains(&back.as_secs()), "{back:?}");
     call.talk(Duration::from_secs(4));
 }
 
 #[test]
-fn a_path_that_stays_away_fails_in_twenty_one_seconds() {
+fn a_path_that_stays_away_fails_in_twelve_seconds() {
     let (_, states) = outage(Duration::from_secs(100));
     let [(_, PeerState::Disconnected), (failed, PeerState::Failed)] = states.as_slice() else {
         panic!("{states:?}");
     };
-    assert!((18..=21).contains(&failed.as_secs()), "{failed:?}");
+    assert!((9..=12).contains(&failed.as_secs()), "{failed:?}");
 }
 
 #[test]

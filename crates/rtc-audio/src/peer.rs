@@ -26,7 +26,8 @@ use crate::transceiver::{Routes, Transceiver, TransceiverId};
 /// repeated sooner when they are not; str0m itself gives a path up only after half a minute.
 const SILENT_AFTER: Duration = Duration::from_secs(6);
 /// How long a lost path may come back before it counts as failed: str0m's ICE has no such state.
-const FAILED_AFTER: Duration = Duration::from_secs(15);
+/// livekit-server fails a participant after 15 s of silence: an ICE restart must come before that.
+const FAILED_AFTER: Duration = Duration::from_secs(6);
 /// The same when the address is gone that we sent from: the remote goes on sending there, and only
 /// an ICE restart tells it better.
 const FAILED_AFTER_MOVE: Duration = Duration::from_millis(500);
