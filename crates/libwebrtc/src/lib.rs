@@ -3,7 +3,8 @@
 //! Names and signatures are those that `livekit` 0.10 compiles against; the engine underneath is
 //! [`rtc_audio`] over str0m, driven by a few threads of its own. Audio, data channels and
 //! negotiation are real. What is not there gives an error that says so: publishing video, audio
-//! devices, packet trailers and end-to-end encryption.
+//! devices and packet trailers. [End-to-end encryption](native::frame_cryptor) is that of the other
+//! SDKs.
 
 #![allow(clippy::needless_pass_by_value, reason = "the signatures are those that livekit calls")]
 

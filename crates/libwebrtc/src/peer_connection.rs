@@ -15,7 +15,6 @@ use crate::engine::connection::{Connection, Notice, State};
 use crate::ice_candidate::IceCandidate;
 use crate::media_stream::MediaStream;
 use crate::media_stream_track::MediaStreamTrack;
-use crate::native::frame_cryptor;
 use crate::peer_connection_factory::RtcConfiguration;
 use crate::rtp_receiver::RtpReceiver;
 use crate::rtp_sender::RtpSender;
@@ -232,9 +231,6 @@ pub(crate) fn check_sendable(track: &MediaStreamTrack) -> Result<(), RtcError> {
             Kind::Local(local) if !local.has_source() => {
                 Err(RtcError::unsupported("capturing from an audio device"))
             }
-            Kind::Local(_) if frame_cryptor::is_wanted() => Err(RtcError::unsupported(
-                "end-to-end encryption (and nothing is published in clear while a room asks for it)",
-            )),
             Kind::Local(_) => Ok(()),
         },
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use rtc_audio::frame_crypto::FrameTransform;
 use rtc_audio::jitter_buffer::Packet;
 use rtc_audio::sdp::Direction;
 use rtc_audio::transceiver::{MediaType, Transceiver, TransceiverId};
@@ -14,7 +15,7 @@ use crate::audio_track::{Kind, RtcAudioTrack};
 use crate::engine::connection::Connection;
 use crate::engine::sink::RemoteAudio;
 use crate::media_stream_track::MediaStreamTrack;
-use crate::native::create_random_uuid;
+use crate::native::{create_random_uuid, frame_cryptor};
 use crate::rtp_parameters::{RtpCodecCapability, RtpEncodingParameters, allows_red};
 use crate::rtp_receiver::RtpReceiver;
 use crate::rtp_sender::RtpSender;
@@ -76,8 +77,8 @@ pub(crate) struct TransceiverHandle {
     pub(crate) sending: Mutex<Option<MediaStreamTrack>>,
     pub(crate) encodings: Mutex<Vec<RtpEncodingParameters>>,
     pub(crate) receiving: Mutex<Receiving>,
-    /// Encryption was asked for, which is not there: nothing may go out.
-    pub(crate) sealed: AtomicBool,
+    /// A cryptor sees to what goes out.
+    sealed: AtomicBool,
 }
 
 pub(crate) struct Receiving {
@@ -130,6 +131,21 @@ impl TransceiverHandle {
         })
     }
 
+    /// From now on everything sent here goes through `sealing`.
+    pub(crate) fn set_sealing(&self, sealing: Arc<dyn FrameTransform>) {
+        self.sealed.store(true, Ordering::Release);
+        if let Some(connection) = self.connection.upgrade() {
+            connection.with(|state| state.peer.set_sealing(self.id, Some(sealing)));
+        }
+    }
+
+    /// From now on everything received here goes through `opening`.
+    pub(crate) fn set_opening(&self, opening: Option<Arc<dyn FrameTransform>>) {
+        if let Some(connection) = self.connection.upgrade() {
+            connection.with(|state| state.peer.set_opening(self.id, opening));
+        }
+    }
+
     /// A section that carries another stream than before gets another track, so that no listener
     /// of one participant hears the next.
     pub(crate) fn remote_started(&self, streams: Vec<String>) {
@@ -171,6 +187,11 @@ impl TransceiverHandle {
         {
             if let Some(bitrate) = self.encodings.lock().first().and_then(|e| e.max_bitrate) {
                 local.set_bitrate(bitrate);
+            }
+            if !self.sealed.load(Ordering::Acquire)
+                && let Some(undecided) = frame_cryptor::undecided()
+            {
+                connection.with(|state| state.peer.set_sealing(self.id, Some(undecided)));
             }
             local.attach(connection, self.id);
         }

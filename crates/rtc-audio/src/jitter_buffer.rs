@@ -2,7 +2,7 @@
 //!
 //! The *delay* of a sample is the time from when the fastest recent packets would have brought it
 //! to when it is played. The buffer names the delay that is to be aimed at, the *target*; the
-//! player keeps to it by stretching time (see [`crate::samples`]), which takes up the drift of the
+//! player keeps to it by stretching time (`samples.rs`), which takes up the drift of the
 //! two clocks as well: it shows as a delay that changes.
 //!
 //! What is missing when its time comes is recovered from the packet after it, else concealed.

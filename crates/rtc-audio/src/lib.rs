@@ -8,6 +8,7 @@
 //! - [`send_queue::SendQueue`]: samples of one audio source to Opus packets, 20 ms each.
 //! - [`playout::Playout`]: RTP packets of one remote track to 10 ms of samples, steadily.
 //! - [`jitter_buffer::JitterBuffer`]: the order and the timing underneath it.
+//! - [`frame_crypto`]: LiveKit's end-to-end encryption of frames and data packets.
 //!
 //! Audio is signed 16-bit, interleaved. RTP time is in 1/48000 s whatever the sample rate
 //! (RFC 7587 §4.1).
@@ -20,6 +21,7 @@ pub mod codec;
 pub mod data_channel;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod frame_crypto;
 pub mod ice;
 pub mod ice_server;
 pub mod jitter_buffer;

@@ -10,6 +10,7 @@ use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite};
 use tracing::{debug, warn};
 
 use crate::codec::packet_duration;
+use crate::frame_crypto::{CLEAR_OPUS, FrameTransform, Transform};
 use crate::jitter_buffer::{Origin, Packet};
 use crate::peer::{Event, Peer};
 use crate::red::{self, Block};
@@ -23,6 +24,20 @@ const QUIET: i8 = -60;
 const MAX_ROUTES: usize = 256;
 
 impl Peer {
+    /// From now on every frame that a transceiver sends goes through `sealing` first.
+    pub fn set_sealing(&mut self, id: TransceiverId, sealing: Option<Arc<dyn FrameTransform>>) {
+        if let Some(transceiver) = self.transceivers.iter_mut().find(|t| t.id == id) {
+            transceiver.sealing = Transform::new(sealing);
+        }
+    }
+
+    /// From now on every frame that a transceiver receives goes through `opening` first.
+    pub fn set_opening(&mut self, id: TransceiverId, opening: Option<Arc<dyn FrameTransform>>) {
+        if let Some(transceiver) = self.transceivers.iter_mut().find(|t| t.id == id) {
+            transceiver.opening = Transform::new(opening);
+        }
+    }
+
     /// Sends one packet of audio. Dropped and counted while the section is not negotiated for
     /// sending or the connection is not up; gives whether it went out.
     pub fn send_audio(&mut self, now: Instant, id: TransceiverId, frame: &EncodedFrame) -> bool {
@@ -47,6 +62,9 @@ impl Peer {
         let Some(mid) = self.transceivers.get(index).and_then(|t| t.mid) else { return false };
         let Some(types) = self.payload_types(index, mid) else { return false };
         let Some(transceiver) = self.transceivers.get_mut(index) else { return false };
+        let Some(payload) = transceiver.sealing.apply(&frame.payload, CLEAR_OPUS) else {
+            return false;
+        };
         let mut direct = self.rtc.direct_api();
         let Some(stream) = direct.stream_tx_by_mid(mid, None) else { return false };
         let extensions = ExtensionValues {
@@ -54,9 +72,10 @@ impl Peer {
             voice_activity: Some(frame.level > QUIET),
             ..ExtensionValues::default()
         };
-        let (payload_type, payload) = match types.red {
+        // No copies of encrypted frames: LiveKit's SDKs send none either.
+        let (payload_type, payload) = match types.red.filter(|_| !transceiver.sealing.is_some()) {
             Some(red) => (red, transceiver.red.wrap(types.opus, frame)),
-            None => (types.opus, Arc::clone(&frame.payload)),
+            None => (types.opus, payload),
         };
         let bytes = payload.len() as u64;
         let sequence = transceiver.sequence.into();
@@ -124,15 +143,17 @@ impl Peer {
         let (id, sequence) = (transceiver.id, *packet.seq_no);
         let pt = packet.header.payload_type;
         let red = self.rtc.codec_config().iter().find(|params| params.red() == Some(pt));
-        let primary = match red {
-            Some(params) => red::blocks(&packet.payload).and_then(|blocks| {
-                let primary = blocks.clone().last()?;
-                (primary.payload_type == *params.pt()).then_some(primary.payload)
-            }),
-            None => Some(&*packet.payload),
+        let sealed = match red {
+            Some(params) => red::blocks(&packet.payload)
+                .and_then(Iterator::last)
+                .filter(|primary| primary.payload_type == *params.pt())
+                .map(|primary| Arc::from(primary.payload)),
+            None => Some(Arc::clone(&packet.payload)),
         };
-        let duration = primary.and_then(packet_duration);
-        let (Some(primary), Some(duration)) = (primary, duration) else {
+        // The count of frames of an encrypted packet can be read only after.
+        let payload = sealed.and_then(|sealed| transceiver.opening.apply(&sealed, CLEAR_OPUS));
+        let read = payload.and_then(|payload| Some((packet_duration(&payload)?, payload)));
+        let Some((duration, payload)) = read else {
             transceiver.received.discarded += 1;
             return;
         };
@@ -145,18 +166,29 @@ impl Peer {
             duration,
             arrival: packet.timestamp,
             origin: if resent { Origin::Resent } else { Origin::Sent },
-            payload: Arc::clone(&packet.payload),
+            payload,
         };
         if let Some(params) = red {
             // Copies first: they are of the packets before.
             for block in red::blocks(&packet.payload).into_iter().flatten() {
-                let copy = copy_of(&audio, &block).filter(|_| block.payload_type == *params.pt());
-                if let Some(copy) = copy.filter(|copy| transceiver.arrivals.misses(copy.sequence)) {
-                    transceiver.arrivals.add(*ssrc, copy.sequence);
-                    self.events.push_back(Event::Audio(id, copy));
-                }
+                let sequence = sequence_of(&audio, &block)
+                    .filter(|_| block.payload_type == *params.pt())
+                    .filter(|sequence| transceiver.arrivals.misses(*sequence));
+                let Some(sequence) = sequence else { continue };
+                let payload = transceiver.opening.apply(&block.payload.into(), CLEAR_OPUS);
+                let read = payload.and_then(|payload| Some((packet_duration(&payload)?, payload)));
+                let Some((duration, payload)) = read else { continue };
+                transceiver.arrivals.add(*ssrc, sequence);
+                let copy = Packet {
+                    sequence,
+                    timestamp: audio.timestamp.saturating_sub(u64::from(block.offset)),
+                    duration,
+                    origin: Origin::Redundant,
+                    payload,
+                    ..audio
+                };
+                self.events.push_back(Event::Audio(id, copy));
             }
-            let audio = Packet { payload: primary.into(), ..audio };
             self.events.push_back(Event::Audio(id, audio));
             return;
         }
@@ -174,20 +206,11 @@ impl Peer {
     }
 }
 
-/// The packet whose copy a RED packet carries: frames of one length follow one another, so its
-/// time says which it is.
-fn copy_of(carrier: &Packet, block: &Block<'_>) -> Option<Packet> {
-    let duration = packet_duration(block.payload)?;
-    let behind = u64::from(block.offset / duration);
-    if block.offset == 0 || !block.offset.is_multiple_of(duration) {
+/// Sequence number of the packet whose copy a RED packet carries: frames of one length follow one
+/// another, so its time says which it is.
+fn sequence_of(carrier: &Packet, copy: &Block<'_>) -> Option<u64> {
+    if copy.offset == 0 || !copy.offset.is_multiple_of(carrier.duration) {
         return None;
     }
-    Some(Packet {
-        sequence: carrier.sequence.checked_sub(behind)?,
-        timestamp: carrier.timestamp.checked_sub(u64::from(block.offset))?,
-        duration,
-        origin: Origin::Redundant,
-        payload: block.payload.into(),
-        ..carrier.clone()
-    })
+    carrier.sequence.checked_sub(u64::from(copy.offset / carrier.duration))
 }

@@ -6,6 +6,7 @@ use str0m::media::{MediaKind, Mid, Pt};
 use str0m::rtp::Ssrc;
 
 use crate::arrivals::Arrivals;
+use crate::frame_crypto::Transform;
 use crate::opus_format::OpusFormat;
 use crate::red::RedSender;
 use crate::sdp::Direction;
@@ -76,6 +77,8 @@ pub struct Transceiver {
     pub(crate) sent: SentCounters,
     pub(crate) received: ReceivedCounters,
     pub(crate) arrivals: Arrivals,
+    pub(crate) sealing: Transform,
+    pub(crate) opening: Transform,
 }
 
 /// What packets of a section are sent as.
@@ -165,6 +168,8 @@ impl Transceiver {
             sent: SentCounters::default(),
             received: ReceivedCounters::default(),
             arrivals: Arrivals::default(),
+            sealing: Transform::default(),
+            opening: Transform::default(),
         }
     }
 

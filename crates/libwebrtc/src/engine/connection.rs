@@ -176,12 +176,7 @@ impl Connection {
     }
 
     pub(crate) fn send_audio(&self, id: TransceiverId, frame: &EncodedFrame) {
-        let sent = {
-            let mut state = self.state.lock();
-            let sealed =
-                state.transceivers.iter().any(|t| t.id == id && t.sealed.load(Ordering::Acquire));
-            !sealed && state.peer.send_audio(clock::now(), id, frame)
-        };
+        let sent = self.state.lock().peer.send_audio(clock::now(), id, frame);
         if sent {
             self.wake.notify_one();
         }
@@ -288,6 +283,8 @@ impl State {
                 TrackChange::Started { id, streams } => {
                     let Some(handle) = self.transceiver(id).cloned() else { continue };
                     handle.remote_started(streams);
+                    // Whoever sends here now has other keys, or none.
+                    self.peer.set_opening(id, None);
                     let transceiver = RtpTransceiver { handle };
                     let receiver = transceiver.receiver();
                     let Some(track) = receiver.track() else { continue };

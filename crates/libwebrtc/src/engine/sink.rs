@@ -29,7 +29,6 @@ const GIVE_UP_AFTER: Duration = Duration::from_millis(500);
 pub(crate) struct RemoteAudio {
     sinks: Mutex<Vec<Weak<Sink>>>,
     ended: AtomicBool,
-    muted: AtomicBool,
 }
 
 impl RemoteAudio {
@@ -58,11 +57,6 @@ impl RemoteAudio {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// While muted (encrypted audio that we cannot decrypt), listeners hear nothing.
-    pub(crate) fn mute(&self) {
-        self.muted.store(true, Ordering::Release);
-    }
-
     /// Figures of the listener that has been there longest.
     pub(crate) fn stats(&self) -> Option<PlayoutStats> {
         let sink = self.sinks.lock().iter().find_map(Weak::upgrade)?;
@@ -75,7 +69,6 @@ impl RemoteAudio {
 pub(crate) struct Sink {
     playout: Mutex<Playout>,
     output: Mutex<Output>,
-    track: Arc<RemoteAudio>,
     closed: AtomicBool,
     dropped: AtomicU64,
     sample_rate: u32,
@@ -110,7 +103,6 @@ impl Sink {
         let sink = Arc::new(Self {
             playout: Mutex::new(Playout::new(sample_rate, channels)?),
             output: Mutex::new(Output::default()),
-            track: Arc::clone(track),
             closed: AtomicBool::new(track.is_ended()),
             dropped: AtomicU64::new(0),
             sample_rate,
@@ -167,9 +159,6 @@ impl Sink {
         let mut frame = AudioFrame::new(self.sample_rate, self.channels, self.sample_rate / 100);
         let samples = frame.data.to_mut();
         let pulled = self.playout.lock().pull(now, samples);
-        if self.track.muted.load(Ordering::Acquire) {
-            samples.fill(0);
-        }
         if pulled == Pulled::Audio {
             self.push(frame);
         }
