@@ -193,5 +193,9 @@ async fn ipv6_loopback_is_bound_when_the_remote_is_there() {
     let theirs = "candidate:1 1 udp 2113929471 ::1 9999 typ host";
     let theirs = IceCandidate::parse("0", 0, theirs).unwrap();
     side.connection.add_ice_candidate(theirs).await.unwrap();
-    while !next(&mut side.candidates).await.candidate().contains(" ::1 ") {}
+    if UdpSocket::bind("[::1]:0").is_ok() {
+        while !next(&mut side.candidates).await.candidate().contains(" ::1 ") {}
+    }
+    // A host without IPv6 takes the candidate, and goes on without it.
+    side.connection.create_offer(OfferOptions::default()).await.unwrap();
 }

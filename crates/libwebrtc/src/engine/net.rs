@@ -253,3 +253,56 @@ async fn connect(local: IpAddr, remote: SocketAddr) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     Ok(stream)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use tokio::net::TcpListener;
+
+    use super::super::clock;
+    use super::*;
+
+    /// Sends a frame to a listener on this address, and one back.
+    async fn there_and_back(ip: IpAddr) {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let (local, remote) = (SocketAddr::new(ip, 9), listener.local_addr().unwrap());
+        let mut links = TcpLinks::new();
+        links.send(local, remote, b"hello", clock::now());
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut frame = [0; 7];
+        stream.read_exact(&mut frame).await.unwrap();
+        assert_eq!(&frame, b"\0\x05hello");
+        stream.write_all(b"\0\x03yes").await.unwrap();
+        let Some(TcpEvent::Frame { data, .. }) = links.receive().await else { panic!("no frame") };
+        assert_eq!(data, b"yes");
+        drop(stream);
+        assert!(matches!(links.receive().await, Some(TcpEvent::Gone { .. })));
+    }
+
+    #[tokio::test]
+    async fn frames_go_to_and_fro_over_tcp_in_both_families() {
+        there_and_back(Ipv4Addr::LOCALHOST.into()).await;
+        // Where the host has no IPv6 there is nothing to try.
+        if std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            there_and_back(Ipv6Addr::LOCALHOST.into()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn sockets_follow_the_addresses() {
+        let ip = |last| IpAddr::from([127, 0, 0, last]);
+        let mut sockets = UdpSockets::bind(&[ip(2), ip(3)]).unwrap();
+        assert!(sockets.add(ip(2)).unwrap().is_none(), "there is one");
+        let new = sockets.add(ip(4)).unwrap().unwrap();
+        let gone = sockets.keep(&[ip(3), ip(4)]);
+        assert_eq!(gone.iter().map(SocketAddr::ip).collect::<Vec<_>>(), [ip(2)]);
+        let left = sockets.addresses().find(|a| a.ip() == ip(3)).unwrap();
+        for (_, socket) in &sockets.sockets {
+            socket.writable().await.unwrap();
+        }
+        sockets.send(new, left, b"x");
+        let mut buffer = [0; 10];
+        assert_eq!(sockets.receive(&mut buffer).await, (1, new, left));
+    }
+}

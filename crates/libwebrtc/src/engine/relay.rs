@@ -202,8 +202,9 @@ impl Path {
     async fn send(&mut self, message: &[u8]) -> io::Result<()> {
         match self {
             Self::Udp { socket, server, .. } => {
+                // A new socket is not known to be writable yet: the first request would be lost.
                 if !testing::udp_is_blocked(*server)
-                    && let Err(error) = socket.try_send(message)
+                    && let Err(error) = socket.send(message).await
                 {
                     log::trace!("message to the TURN server dropped: {error}");
                 }
