@@ -7,6 +7,7 @@ mod support;
 
 mod call;
 mod failures;
+mod interop;
 mod kill;
 mod outage;
 mod sessions;

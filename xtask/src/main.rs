@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it has to say, it prints")]
 
 mod e2e;
+mod interop;
 mod step;
 mod tools;
 mod unused;
@@ -91,11 +92,14 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
     let workspace = Workspace::find()?;
     tools::system_packages()?;
     let server = tools::livekit_server(&workspace)?;
+    let peers = interop::peers(&workspace)?;
     let workspace_wide = ["test", "--locked", "--workspace"];
     Step::cargo("build the tests", workspace_wide).args(["--no-run"]).args(arguments).run()?;
     Step::cargo("tests", workspace_wide)
         .args(arguments)
         .env("ANTIPHON_TEST_LIVEKIT_SERVER", &server)
+        .env("ANTIPHON_TEST_PYTHON", peers.python)
+        .env("ANTIPHON_TEST_NODE_PEER", peers.node_script)
         .run()?;
     if arguments.is_empty() {
         e2e::run(&workspace, &server, None)?;
@@ -123,6 +127,7 @@ fn all_tools() -> Result<(), Failure> {
     let workspace = Workspace::find()?;
     tools::system_packages()?;
     tools::livekit_server(&workspace)?;
+    interop::peers(&workspace)?;
     tools::cargo_deny(&workspace)?;
     println!("\nxtask tools: all is there, in {}", workspace.tools().display());
     Ok(())

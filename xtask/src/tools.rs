@@ -97,11 +97,11 @@ pub fn cargo_deny(workspace: &Workspace) -> Result<PathBuf, Failure> {
 }
 
 /// Where a tool's version is written down once it is whole.
-fn stamp(tool: &Path) -> PathBuf {
+pub fn stamp(tool: &Path) -> PathBuf {
     tool.with_extension("version")
 }
 
-fn is_installed(tool: &Path, version: &str) -> bool {
+pub fn is_installed(tool: &Path, version: &str) -> bool {
     tool.is_file() && fs::read_to_string(stamp(tool)).is_ok_and(|written| written == version)
 }
 
@@ -112,13 +112,13 @@ fn keep(built: &Path, tool: &Path, version: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("{}: {error}", tool.display())))
 }
 
-fn make_folder(folder: &Path) -> Result<(), Failure> {
+pub fn make_folder(folder: &Path) -> Result<(), Failure> {
     fs::create_dir_all(folder)
         .map_err(|error| Failure::new(format!("{}: {error}", folder.display())))
 }
 
 /// In PATH, or for Go where its installer puts it.
-fn find_program(program: &str) -> Option<PathBuf> {
+pub fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let usual = (program == "go").then(|| PathBuf::from("/usr/local/go/bin"));
     env::split_paths(&path).chain(usual).map(|folder| folder.join(program)).find(|it| it.is_file())

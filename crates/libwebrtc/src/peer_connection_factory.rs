@@ -166,7 +166,7 @@ pub mod native {
             impl PeerConnectionFactoryExt for PeerConnectionFactory {
                 fn create_video_track(&self, label: &str, _source: NativeVideoSource)
                 -> RtcVideoTrack {
-                    RtcVideoTrack::new(label)
+                    RtcVideoTrack::new(label, None)
                 }
 
                 fn create_audio_track(&self, label: &str, source: NativeAudioSource)

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use rtc_audio::frame_crypto::FrameTransform;
 use rtc_audio::jitter_buffer::Packet;
+use rtc_audio::keyframe::KeyFrame;
 use rtc_audio::sdp::Direction;
 use rtc_audio::transceiver::{MediaType, Transceiver, TransceiverId};
 
@@ -14,6 +15,7 @@ use crate::RtcError;
 use crate::audio_track::{Kind, RtcAudioTrack};
 use crate::engine::connection::Connection;
 use crate::engine::sink::RemoteAudio;
+use crate::engine::video::RemoteVideo;
 use crate::media_stream_track::MediaStreamTrack;
 use crate::native::{create_random_uuid, frame_cryptor};
 use crate::rtp_parameters::{RtpCodecCapability, RtpEncodingParameters, allows_red};
@@ -88,13 +90,20 @@ pub(crate) struct Receiving {
     used: bool,
 }
 
-fn remote_track(media: MediaType) -> MediaStreamTrack {
+fn remote_track(
+    connection: &Weak<Connection>,
+    transceiver: TransceiverId,
+    media: MediaType,
+) -> MediaStreamTrack {
     let id = create_random_uuid();
     match media {
         MediaType::Audio => {
             RtcAudioTrack::new(&id, Kind::Remote(Arc::new(RemoteAudio::default()))).into()
         }
-        MediaType::Video => RtcVideoTrack::new(&id).into(),
+        MediaType::Video => {
+            let remote = RemoteVideo::new(Weak::clone(connection), transceiver);
+            RtcVideoTrack::new(&id, Some(remote)).into()
+        }
     }
 }
 
@@ -116,17 +125,15 @@ impl TransceiverHandle {
         media: MediaType,
         encodings: Vec<RtpEncodingParameters>,
     ) -> Arc<Self> {
+        let connection = Arc::downgrade(connection);
+        let track = remote_track(&connection, id, media);
         Arc::new(Self {
             id,
             media,
-            connection: Arc::downgrade(connection),
+            connection,
             sending: Mutex::new(None),
             encodings: Mutex::new(encodings),
-            receiving: Mutex::new(Receiving {
-                track: remote_track(media),
-                streams: Vec::new(),
-                used: false,
-            }),
+            receiving: Mutex::new(Receiving { track, streams: Vec::new(), used: false }),
             sealed: AtomicBool::new(false),
         })
     }
@@ -152,7 +159,7 @@ impl TransceiverHandle {
         let mut receiving = self.receiving.lock();
         if receiving.used {
             end_track(&receiving.track);
-            receiving.track = remote_track(self.media);
+            receiving.track = remote_track(&self.connection, self.id, self.media);
         }
         receiving.used = true;
         receiving.streams = streams;
@@ -170,6 +177,21 @@ impl TransceiverHandle {
         {
             remote.deliver(packet);
         }
+    }
+
+    pub(crate) fn deliver_key_frame(&self, frame: &KeyFrame) {
+        if let MediaStreamTrack::Video(track) = &self.receiving.lock().track
+            && let Some(remote) = track.remote()
+        {
+            remote.deliver(frame);
+        }
+    }
+
+    /// Says whether somebody watches the video that comes now.
+    pub(crate) fn is_watched(&self) -> bool {
+        let receiving = self.receiving.lock();
+        let MediaStreamTrack::Video(track) = &receiving.track else { return false };
+        track.remote().is_some_and(|remote| remote.is_watched())
     }
 
     pub(crate) fn end(&self) {

@@ -1,4 +1,4 @@
-//! Video tracks: they exist so that sections have one, and carry nothing.
+//! Video tracks. Of a remote one there are [key frames](crate::video_stream::keyframes).
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -6,30 +6,41 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::engine::video::RemoteVideo;
 use crate::media_stream_track::RtcTrackState;
 use crate::native::packet_trailer::PacketTrailerHandler;
 
-/// A video track. Publishing a local one is an error; a remote one gives no frames.
+/// A video track. Publishing a local one is an error; a remote one gives key frames, undecoded.
 #[derive(Clone)]
 pub struct RtcVideoTrack {
     id: Arc<str>,
     enabled: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
     trailer: Arc<Mutex<Option<PacketTrailerHandler>>>,
+    remote: Option<Arc<RemoteVideo>>,
 }
 
 impl RtcVideoTrack {
-    pub(crate) fn new(id: &str) -> Self {
+    /// A track of one's own: `remote` is none.
+    pub(crate) fn new(id: &str, remote: Option<Arc<RemoteVideo>>) -> Self {
         Self {
             id: id.into(),
             enabled: Arc::new(AtomicBool::new(true)),
             ended: Arc::default(),
             trailer: Arc::default(),
+            remote,
         }
     }
 
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        if let Some(remote) = &self.remote {
+            remote.end();
+        }
+    }
+
+    pub(crate) fn remote(&self) -> Option<&Arc<RemoteVideo>> {
+        self.remote.as_ref()
     }
 
     /// Its id.

@@ -8,6 +8,7 @@
 //! - [`send_queue::SendQueue`]: samples of one audio source to Opus packets, 20 ms each.
 //! - [`playout::Playout`]: RTP packets of one remote track to 10 ms of samples, steadily.
 //! - [`jitter_buffer::JitterBuffer`]: the order and the timing underneath it.
+//! - [`keyframe`]: pictures of the video that is received, without decoding it.
 //! - [`frame_crypto`]: LiveKit's end-to-end encryption of frames and data packets.
 //!
 //! Audio is signed 16-bit, interleaved. RTP time is in 1/48000 s whatever the sample rate
@@ -25,6 +26,7 @@ pub mod frame_crypto;
 pub mod ice;
 pub mod ice_server;
 pub mod jitter_buffer;
+pub mod keyframe;
 mod media;
 mod negotiation;
 pub mod opus_format;
@@ -40,5 +42,6 @@ pub mod stun;
 pub mod transceiver;
 mod transits;
 pub mod turn;
+pub mod vp8;
 
 pub use str0m::{Candidate, CandidateKind, net};

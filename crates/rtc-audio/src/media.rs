@@ -137,7 +137,7 @@ impl Peer {
         let round_trip = self.stats().path.and_then(|path| path.round_trip);
         let Some(transceiver) = self.transceivers.get_mut(index) else { return };
         if transceiver.media != MediaType::Audio {
-            return;
+            return self.on_video(index, packet);
         }
         transceiver.received.count(*ssrc, *packet.seq_no, packet.payload.len());
         let (id, sequence) = (transceiver.id, *packet.seq_no);

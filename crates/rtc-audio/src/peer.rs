@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use crate::data_channel::{Channel, ChannelKey, ChannelState};
 use crate::ice::Transports;
 use crate::jitter_buffer::Packet;
+use crate::keyframe::KeyFrame;
 use crate::negotiation::Negotiation;
 pub use crate::negotiation::SignalingState;
 use crate::stats::{Egress, Ingress, Stats};
@@ -92,6 +93,8 @@ pub enum Event {
     BytesSent(ChannelKey, u64),
     /// Audio came.
     Audio(TransceiverId, Packet),
+    /// A key frame of a watched video is whole.
+    KeyFrame(TransceiverId, KeyFrame),
 }
 
 /// A DTLS datagram from an address that ICE has not found good yet.

@@ -10,6 +10,7 @@ use crate::frame_crypto::Transform;
 use crate::opus_format::OpusFormat;
 use crate::red::RedSender;
 use crate::sdp::Direction;
+use crate::vp8::KeyFrames;
 
 /// Names a transceiver of one peer, for its whole life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,7 +21,7 @@ pub struct TransceiverId(pub(crate) u32);
 pub enum MediaType {
     /// Opus.
     Audio,
-    /// Negotiated for the sake of the sections that a server wants; its packets are dropped.
+    /// Received only, and of that the key frames where somebody watches.
     Video,
 }
 
@@ -79,6 +80,8 @@ pub struct Transceiver {
     pub(crate) arrivals: Arrivals,
     pub(crate) sealing: Transform,
     pub(crate) opening: Transform,
+    /// Where somebody watches.
+    pub(crate) key_frames: Option<Box<KeyFrames>>,
 }
 
 /// What packets of a section are sent as.
@@ -170,6 +173,7 @@ impl Transceiver {
             arrivals: Arrivals::default(),
             sealing: Transform::default(),
             opening: Transform::default(),
+            key_frames: None,
         }
     }
 

@@ -323,6 +323,12 @@ impl State {
                 }
                 return;
             }
+            Event::KeyFrame(id, frame) => {
+                if let Some(transceiver) = self.transceiver(id) {
+                    transceiver.deliver_key_frame(&frame);
+                }
+                return;
+            }
             Event::State(state) => {
                 self.notices.push_back(Notice::Ice);
                 Notice::State(state)

@@ -10,6 +10,7 @@ mod relay;
 mod resolve;
 pub(crate) mod sink;
 pub(crate) mod source;
+pub(crate) mod video;
 
 use std::sync::OnceLock;
 

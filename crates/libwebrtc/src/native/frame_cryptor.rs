@@ -290,10 +290,9 @@ impl FrameTransform for Opening {
         if let Some(settled) = cryptor.settled() {
             return settled;
         }
-        if let Some(frame) = cryptor.store.strip_server_trailer(frame)
-            && is_server_silence(frame)
-        {
-            return Outcome::Replaced(frame.into());
+        if let Some(frame) = cryptor.store.strip_server_trailer(frame) {
+            let silence = is_server_silence(frame);
+            return if silence { Outcome::Replaced(frame.into()) } else { Outcome::Dropped };
         }
         let Some(sealed) = SealedFrame::parse(frame, clear) else {
             return cryptor.drop_for(EncryptionState::DecryptionFailed);
