@@ -111,7 +111,9 @@ async fn both_ends_of_a_call_tell_how_it_is() {
     .await;
     let figures = &inbound.inbound;
     assert!(inbound.received.packets_received > 40 && figures.bytes_received > 0);
-    assert!(figures.total_samples_received >= figures.jitter_buffer_emitted_count);
+    let played = figures.total_samples_received + figures.removed_samples_for_acceleration;
+    // What is decoded may wait up to 50 ms until it is given out.
+    assert!(played + 16_000 / 20 >= figures.jitter_buffer_emitted_count, "{figures:?}");
     let delay = figures.jitter_buffer_delay / figures.jitter_buffer_emitted_count as f64;
     assert!((0.0..1.0).contains(&delay), "{delay} s in the jitter buffer");
     assert!(figures.jitter_buffer_target_delay > 0.0);
