@@ -12,12 +12,13 @@ use livekit::{
     webrtc::audio_source::RtcAudioSource,
 };
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
 use crate::{
     room::{
         events::Events,
+        figures,
         media::{SourceVoice, voice_source},
         signal, stage,
         text::{CHAT, read_chat},
@@ -142,6 +143,7 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
     };
     let room = Arc::new(room);
     info!(room = room.name(), "joined");
+    let _figures = AbortOnDropHandle::new(tokio::spawn(figures::watch(room.clone())));
     let stage = tokio::spawn(stage::run(room.clone(), shown, reporter, names));
 
     // Subscriptions go on while the track is being published.

@@ -36,6 +36,19 @@ pub const TTS_CHARACTERS_TOTAL: &str = "antiphon_tts_characters_total";
 /// Labels `part` (stt, llm, tts) and `provider`.
 pub const PROVIDER_ERRORS_TOTAL: &str = "antiphon_provider_errors_total";
 pub const AUDIO_DROPPED_FRAMES_TOTAL: &str = "antiphon_audio_dropped_frames_total";
+/// What the engine measures, all rooms together; `room::figures` asks it every few seconds.
+pub const MEDIA_ROUND_TRIP_SECONDS: &str = "antiphon_media_round_trip_seconds";
+pub const MEDIA_JITTER_SECONDS: &str = "antiphon_media_jitter_seconds";
+pub const MEDIA_JITTER_BUFFER_SECONDS: &str = "antiphon_media_jitter_buffer_seconds";
+pub const MEDIA_PACKETS_RECEIVED_TOTAL: &str = "antiphon_media_packets_received_total";
+pub const MEDIA_PACKETS_LOST_TOTAL: &str = "antiphon_media_packets_lost_total";
+pub const MEDIA_PACKETS_RECOVERED_TOTAL: &str = "antiphon_media_packets_recovered_total";
+pub const MEDIA_PACKETS_SENT_TOTAL: &str = "antiphon_media_packets_sent_total";
+pub const MEDIA_PACKETS_SENT_LOST_TOTAL: &str = "antiphon_media_packets_sent_lost_total";
+pub const MEDIA_BYTES_RECEIVED_TOTAL: &str = "antiphon_media_bytes_received_total";
+pub const MEDIA_BYTES_SENT_TOTAL: &str = "antiphon_media_bytes_sent_total";
+pub const MEDIA_SAMPLES_TOTAL: &str = "antiphon_media_samples_total";
+pub const MEDIA_SAMPLES_CONCEALED_TOTAL: &str = "antiphon_media_samples_concealed_total";
 pub const OUTBOX_PENDING: &str = "antiphon_outbox_pending";
 
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +59,11 @@ enum Kind {
     Latency,
     /// Seconds, with [`LENGTH_BUCKETS`].
     Length,
+    /// Seconds, with [`NETWORK_BUCKETS`].
+    Network,
 }
 
-use Kind::{Counter, Gauge, Latency, Length};
+use Kind::{Counter, Gauge, Latency, Length, Network};
 
 const TABLE: &[(Kind, &str, Unit, &str)] = &[
     (Gauge, WORKER_REGISTERED, Unit::Count, "1 while the worker is registered with its server"),
@@ -97,12 +112,37 @@ const TABLE: &[(Kind, &str, Unit, &str)] = &[
     (Counter, TTS_CHARACTERS_TOTAL, Unit::Count, "Characters sent to speech synthesis"),
     (Counter, PROVIDER_ERRORS_TOTAL, Unit::Count, "Failed requests to providers"),
     (Counter, AUDIO_DROPPED_FRAMES_TOTAL, Unit::Count, "Audio frames dropped from full queues"),
+    (Network, MEDIA_ROUND_TRIP_SECONDS, Unit::Seconds, "Round trips of connectivity checks"),
+    (Network, MEDIA_JITTER_SECONDS, Unit::Seconds, "Interarrival jitter of received audio"),
+    (
+        Network,
+        MEDIA_JITTER_BUFFER_SECONDS,
+        Unit::Seconds,
+        "Mean delay of received audio in the jitter buffer",
+    ),
+    (Counter, MEDIA_PACKETS_RECEIVED_TOTAL, Unit::Count, "RTP packets received"),
+    (Counter, MEDIA_PACKETS_LOST_TOTAL, Unit::Count, "RTP packets that did not come"),
+    (Counter, MEDIA_PACKETS_RECOVERED_TOTAL, Unit::Count, "Lost packets recovered by FEC or RED"),
+    (Counter, MEDIA_PACKETS_SENT_TOTAL, Unit::Count, "RTP packets sent"),
+    (Counter, MEDIA_PACKETS_SENT_LOST_TOTAL, Unit::Count, "RTP packets that the server misses"),
+    (Counter, MEDIA_BYTES_RECEIVED_TOTAL, Unit::Bytes, "RTP payload received"),
+    (Counter, MEDIA_BYTES_SENT_TOTAL, Unit::Bytes, "RTP payload sent"),
+    (Counter, MEDIA_SAMPLES_TOTAL, Unit::Count, "Samples of received audio that were played"),
+    (
+        Counter,
+        MEDIA_SAMPLES_CONCEALED_TOTAL,
+        Unit::Count,
+        "Those of them that were made up for lost or late packets",
+    ),
     (Gauge, OUTBOX_PENDING, Unit::Count, "Transcript segments that are not acknowledged yet"),
 ];
 
 /// Seconds; close together where a conversation feels the difference.
 const LATENCY_BUCKETS: &[f64] =
     &[0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0];
+/// Seconds; from a local network to what makes a conversation hard.
+const NETWORK_BUCKETS: &[f64] =
+    &[0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0];
 /// Seconds; calls.
 const LENGTH_BUCKETS: &[f64] =
     &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
@@ -126,6 +166,7 @@ pub fn install() -> Result<(), InstallError> {
         let buckets = match kind {
             Latency => LATENCY_BUCKETS,
             Length => LENGTH_BUCKETS,
+            Network => NETWORK_BUCKETS,
             Counter | Gauge => continue,
         };
         builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
@@ -135,7 +176,7 @@ pub fn install() -> Result<(), InstallError> {
         match kind {
             Counter => metrics::describe_counter!(*name, *unit, *description),
             Gauge => metrics::describe_gauge!(*name, *unit, *description),
-            Latency | Length => metrics::describe_histogram!(*name, *unit, *description),
+            Latency | Length | Network => metrics::describe_histogram!(*name, *unit, *description),
         }
     }
     // Only this function sets it, under the lock.
@@ -169,7 +210,7 @@ mod tests {
         for (kind, name, _, description) in TABLE {
             assert!(name.starts_with("antiphon_"), "{name}");
             assert_eq!(name.ends_with("_total"), matches!(kind, Counter), "{name}");
-            if matches!(kind, Latency | Length) {
+            if matches!(kind, Latency | Length | Network) {
                 assert!(name.ends_with("_seconds"), "{name}");
             }
             assert!(!description.is_empty() && !description.ends_with('.'), "{name}");

@@ -8,4 +8,5 @@ mod support;
 mod call;
 mod failures;
 mod kill;
+mod outage;
 mod sessions;

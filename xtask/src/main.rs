@@ -1,6 +1,7 @@
-//! `cargo xtask lint|test|tools`: the whole gate, the same for everybody.
+//! `cargo xtask lint|test|livekit-e2e|tools`: the whole gate, the same for everybody.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it has to say, it prints")]
 
+mod e2e;
 mod step;
 mod tools;
 mod unused;
@@ -19,7 +20,11 @@ Usage: cargo xtask <COMMAND>
 Commands:
   lint         fmt, clippy, docs, licences and bans, unused dependencies
   test [ARGS]  everything `cargo test --workspace` knows, with a real livekit-server beside it;
-               ARGS go to cargo test, such as `cargo xtask test --test it drain`
+               without ARGS then livekit-e2e; ARGS go to cargo test, such as
+               `cargo xtask test --test it drain`
+  livekit-e2e [--file NAME]
+               livekit's own end-to-end tests over this engine, against a real livekit-server;
+               NAME is a file of livekit's tests folder, such as `room_test`
   tools        install what lint and test need, and nothing that is there already
   help         this text
 
@@ -40,6 +45,7 @@ fn main() -> ExitCode {
     let result = match command {
         "lint" if rest.is_empty() => lint(),
         "test" => test(rest),
+        "livekit-e2e" => livekit_e2e(rest),
         "tools" if rest.is_empty() => all_tools(),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -89,10 +95,28 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
     Step::cargo("build the tests", workspace_wide).args(["--no-run"]).args(arguments).run()?;
     Step::cargo("tests", workspace_wide)
         .args(arguments)
-        .env("ANTIPHON_TEST_LIVEKIT_SERVER", server)
+        .env("ANTIPHON_TEST_LIVEKIT_SERVER", &server)
         .run()?;
+    if arguments.is_empty() {
+        e2e::run(&workspace, &server, None)?;
+    }
     println!("\nxtask test: all is well");
     Ok(())
+}
+
+fn livekit_e2e(arguments: &[String]) -> Result<(), Failure> {
+    let file = match arguments {
+        [] => None,
+        [flag, name] if flag == "--file" => Some(name.as_str()),
+        _ => return Err(Failure::new("the only argument is --file NAME")),
+    };
+    let workspace = Workspace::find()?;
+    tools::system_packages()?;
+    let server = match env::var_os("ANTIPHON_TEST_LIVEKIT_SERVER") {
+        Some(server) => server.into(),
+        None => tools::livekit_server(&workspace)?,
+    };
+    e2e::run(&workspace, &server, file)
 }
 
 fn all_tools() -> Result<(), Failure> {

@@ -12,9 +12,15 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Programs that the build needs, and the Debian packages that have them.
-const PACKAGES: [(&str, &str); 4] =
-    [("cc", "gcc"), ("c++", "g++"), ("make", "make"), ("cmake", "cmake")];
+/// Programs that the build and the tests need, and the Debian packages that have them.
+const PACKAGES: [(&str, &str); 5] = [
+    ("cc", "gcc"),
+    ("c++", "g++"),
+    ("make", "make"),
+    ("cmake", "cmake"),
+    // The TURN server that relayed calls are tested against.
+    ("turnserver", "coturn"),
+];
 
 /// The server that the integration tests run against. Later versions have replace directives in
 /// their go.mod, which `go install` refuses.
@@ -22,7 +28,7 @@ const LIVEKIT_SERVER: &str = "github.com/livekit/livekit-server/cmd/server@v1.13
 
 const CARGO_DENY: &str = "0.20.2";
 
-/// Compilers and cmake, by apt-get where that is there and we may.
+/// Compilers, cmake and a TURN server, by apt-get where that is there and we may.
 pub fn system_packages() -> Result<(), Failure> {
     let missing: Vec<&str> = PACKAGES
         .iter()

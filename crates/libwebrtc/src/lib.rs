@@ -31,6 +31,8 @@ pub mod rtp_sender;
 pub mod rtp_transceiver;
 pub mod session_description;
 pub mod stats;
+#[doc(hidden)]
+pub mod testing;
 pub mod video_frame;
 pub mod video_source;
 pub mod video_stream;

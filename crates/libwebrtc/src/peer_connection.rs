@@ -5,6 +5,7 @@
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use rtc_audio::ice::names_loopback_v6;
 use rtc_audio::peer::PeerState;
 use rtc_audio::transceiver::MediaType as EngineMedia;
 
@@ -86,12 +87,12 @@ pub(crate) fn ice_state(state: PeerState) -> IceConnectionState {
     }
 }
 
-/// State of gathering. Host candidates are there from the start.
+/// State of gathering. Host candidates are there from the start, and in the first description.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub enum IceGatheringState {
     /// No description was set.
     New,
-    /// Never reported.
+    /// STUN or TURN servers are being asked.
     Gathering,
     /// All candidates are known.
     Complete,
@@ -153,18 +154,19 @@ pub struct BitrateSettings {
     pub max_bitrate_bps: Option<u64>,
 }
 
-/// Why a candidate could not be gathered; never reported for host candidates.
+/// Why a STUN or TURN server gave no candidate. No secret is in it.
 #[derive(Debug, Clone)]
 pub struct IceCandidateError {
-    /// Local address.
+    /// Local address, empty where it is not known.
     pub address: String,
     /// Local port.
     pub port: i32,
     /// Server.
     pub url: String,
-    /// STUN error.
+    /// STUN error; 701 when the server cannot be reached (W3C WebRTC §4.8.1), 400 when its URL
+    /// is of no use.
     pub error_code: i32,
-    /// Its text.
+    /// Its text, or what happened.
     pub error_text: String,
 }
 
@@ -187,7 +189,7 @@ pub type OnConnectionChange = Box<dyn FnMut(PeerConnectionState) + Send + Sync>;
 pub type OnDataChannel = Box<dyn FnMut(DataChannel) + Send + Sync>;
 /// Called with each candidate of ours.
 pub type OnIceCandidate = Box<dyn FnMut(IceCandidate) + Send + Sync>;
-/// Never called.
+/// Called with each server that gave no candidate.
 pub type OnIceCandidateError = Box<dyn FnMut(IceCandidateError) + Send + Sync>;
 /// Called with the new state.
 pub type OnIceConnectionChange = Box<dyn FnMut(IceConnectionState) + Send + Sync>;
@@ -235,8 +237,8 @@ pub(crate) fn check_sendable(track: &MediaStreamTrack) -> Result<(), RtcError> {
 }
 
 impl PeerConnection {
-    pub(crate) fn start(_config: &RtcConfiguration) -> Result<Self, RtcError> {
-        let connection = Connection::start()?;
+    pub(crate) fn start(config: RtcConfiguration) -> Result<Self, RtcError> {
+        let connection = Connection::start(config.into_ice())?;
         Ok(Self { owner: Arc::new(Owner { connection }) })
     }
 
@@ -257,8 +259,14 @@ impl PeerConnection {
         })
     }
 
-    /// Servers for STUN and TURN are not used by this engine: nothing changes.
-    pub fn set_configuration(&self, _config: RtcConfiguration) -> Result<(), RtcError> {
+    /// Uses these servers and candidates from now on. New servers are asked at once, those that
+    /// failed are asked again; candidates that may not be used any more are given up at once, and
+    /// an ICE restart makes the remote forget them.
+    pub fn set_configuration(&self, config: RtcConfiguration) -> Result<(), RtcError> {
+        if self.connection().is_closed() {
+            return Err(RtcError::state("the connection is closed"));
+        }
+        self.connection().configure(config.into_ice());
         Ok(())
     }
 
@@ -297,7 +305,10 @@ impl PeerConnection {
                 }
             });
         }
-        let text = self.negotiate(|state| state.peer.create_offer(options.ice_restart))?;
+        let text = self.negotiate(|state| {
+            state.orders.gather_again |= options.ice_restart;
+            state.peer.create_offer(options.ice_restart)
+        })?;
         Ok(SessionDescription { text, sdp_type: SdpType::Offer })
     }
 
@@ -319,20 +330,12 @@ impl PeerConnection {
                 SdpType::Rollback => state.peer.rollback(),
                 SdpType::PrAnswer => return Err(RtcError::unsupported("a provisional answer")),
             }
-            if desc.sdp_type != SdpType::Rollback && !state.gathered {
-                state.gathered = true;
+            if desc.sdp_type != SdpType::Rollback {
                 let mid = rtc_audio::sdp::sections(&desc.text)
                     .first()
                     .map(|section| section.mid.clone())
                     .unwrap_or_default();
-                for candidate in state.peer.local_candidates() {
-                    state.notices.push_back(Notice::Candidate(IceCandidate {
-                        mid: mid.clone(),
-                        mline: 0,
-                        text: candidate.to_sdp_string(),
-                    }));
-                }
-                state.notices.push_back(Notice::Gathered);
+                state.tell_candidates(mid);
             }
             Ok(())
         })
@@ -352,13 +355,18 @@ impl PeerConnection {
                 SdpType::PrAnswer => return Err(RtcError::unsupported("a provisional answer")),
             };
             state.apply_tracks(connection, changes);
+            state.orders.loopback_v6 |= names_loopback_v6(&desc.text);
             Ok(())
         })
     }
 
     /// Adds a candidate of the remote.
     pub async fn add_ice_candidate(&self, candidate: IceCandidate) -> Result<(), RtcError> {
-        Ok(self.connection().with(|state| state.peer.add_remote_candidate(&candidate.text))?)
+        self.connection().with(|state| {
+            state.peer.add_remote_candidate(&candidate.text)?;
+            state.orders.loopback_v6 |= names_loopback_v6(&candidate.text);
+            Ok(())
+        })
     }
 
     /// Makes a data channel. The first one takes an offer to open.
@@ -491,8 +499,7 @@ impl PeerConnection {
 
     /// State of gathering.
     pub fn ice_gathering_state(&self) -> IceGatheringState {
-        let gathered = self.connection().read(|state| state.gathered);
-        if gathered { IceGatheringState::Complete } else { IceGatheringState::New }
+        self.connection().read(|state| state.gathering)
     }
 
     /// Where offer and answer stand.
@@ -547,7 +554,7 @@ impl PeerConnection {
         self.connection().callbacks.candidate.set(f);
     }
 
-    /// Replaces a callback that is never called.
+    /// Replaces the callback for servers that gave no candidate.
     pub fn on_ice_candidate_error(&self, f: Option<OnIceCandidateError>) {
         self.connection().callbacks.candidate_error.set(f);
     }

@@ -1,5 +1,10 @@
 //! Makes peer connections and tracks.
 
+use std::fmt;
+
+use rtc_audio::ice::Transports;
+
+use crate::engine::connection::IceConfig;
 use crate::peer_connection::PeerConnection;
 use crate::rtp_parameters::{
     AUDIO_LEVEL_URI, RtpCapabilities, RtpHeaderExtensionCapability, opus_capability, red_capability,
@@ -7,32 +12,40 @@ use crate::rtp_parameters::{
 use crate::rtp_transceiver::RtpTransceiverDirection;
 use crate::{MediaType, RtcError};
 
-/// A STUN or TURN server. Not used by this engine, which connects from host addresses.
-#[derive(Debug, Clone)]
+/// A STUN or TURN server. A URL that is of no use is told by `on_ice_candidate_error`; the others
+/// are used all the same.
+#[derive(Clone)]
 pub struct IceServer {
-    /// `stun:…`, `turn:…`
+    /// `stun:host[:port]` (RFC 7064), `turn:host[:port][?transport=udp|tcp]`, `turns:host[:port]`
+    /// (RFC 7065).
     pub urls: Vec<String>,
-    /// For TURN.
+    /// For TURN, long-term credentials.
     pub username: String,
-    /// For TURN.
+    /// For TURN, long-term credentials.
     pub password: String,
 }
 
-/// Whether candidates are gathered anew when the network changes.
+impl fmt::Debug for IceServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceServer").field("urls", &self.urls).finish_non_exhaustive()
+    }
+}
+
+/// Whether candidates are gathered anew when the network changes. They always are.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub enum ContinualGatheringPolicy {
     /// No.
     GatherOnce,
-    /// Yes. Not done by this engine.
+    /// Yes.
     GatherContinually,
 }
 
 /// Which candidates may be used.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub enum IceTransportsType {
-    /// Only a TURN server's: refused by this engine.
+    /// Only a TURN server's: no socket of this host is offered or used towards the remote.
     Relay,
-    /// None of this host: refused by this engine.
+    /// None of this host: the remote is told of STUN and TURN servers' alone.
     NoHost,
     /// All.
     All,
@@ -64,6 +77,17 @@ impl Default for RtcConfiguration {
     }
 }
 
+impl RtcConfiguration {
+    pub(crate) fn into_ice(self) -> IceConfig {
+        let transports = match self.ice_transport_type {
+            IceTransportsType::All => Transports::All,
+            IceTransportsType::NoHost => Transports::NoHost,
+            IceTransportsType::Relay => Transports::Relay,
+        };
+        IceConfig { servers: self.ice_servers, transports }
+    }
+}
+
 /// Makes peer connections and tracks. All of a process share the engine's threads.
 #[derive(Clone, Debug, Default)]
 pub struct PeerConnectionFactory {
@@ -81,19 +105,13 @@ impl PeerConnectionFactory {
         Self::default()
     }
 
-    /// Binds a UDP port on every IPv4 address of the host and starts a connection. `Relay` and
-    /// `NoHost` are refused: a connection that was to hide this host must not use its addresses.
+    /// Binds a UDP port on every usable address of the host, IPv4 and IPv6, and starts a connection
+    /// (`Relay` binds none). STUN and TURN servers are asked at once; nothing waits for them.
     pub fn create_peer_connection(
         &self,
         config: RtcConfiguration,
     ) -> Result<PeerConnection, RtcError> {
-        match config.ice_transport_type {
-            IceTransportsType::All => PeerConnection::start(&config),
-            IceTransportsType::Relay => Err(RtcError::unsupported("a TURN relay")),
-            IceTransportsType::NoHost => {
-                Err(RtcError::unsupported("a connection without host candidates"))
-            }
-        }
+        PeerConnection::start(config)
     }
 
     /// What can be sent: Opus.

@@ -241,9 +241,6 @@ async fn what_is_not_there_says_so() {
     let source = NativeAudioSource::new(AudioSourceOptions::default(), 44_100, 1, 100);
     let error = source.capture_frame(&AudioFrame::new(44_100, 1, 441)).await.unwrap_err();
     assert!(error.message.contains("44100"), "{error}");
-    let mut relay = RtcConfiguration::default();
-    relay.ice_transport_type = IceTransportsType::Relay;
-    assert!(factory.create_peer_connection(relay).is_err());
     assert!(!factory.acquire_platform_adm());
 }
 

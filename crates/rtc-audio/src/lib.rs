@@ -20,7 +20,10 @@ mod channels;
 pub mod codec;
 pub mod data_channel;
 pub mod frame_crypto;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ice;
+pub mod ice_server;
 pub mod jitter_buffer;
 mod media;
 mod negotiation;
@@ -33,7 +36,9 @@ mod samples;
 pub mod sdp;
 pub mod send_queue;
 pub mod stats;
+pub mod stun;
 pub mod transceiver;
 mod transits;
+pub mod turn;
 
-pub use str0m::{Candidate, net};
+pub use str0m::{Candidate, CandidateKind, net};

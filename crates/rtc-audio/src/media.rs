@@ -139,9 +139,7 @@ impl Peer {
         if transceiver.media != MediaType::Audio {
             return;
         }
-        transceiver.received.packets += 1;
-        transceiver.received.bytes += packet.payload.len() as u64;
-        transceiver.received.ssrc = *ssrc;
+        transceiver.received.count(*ssrc, *packet.seq_no, packet.payload.len());
         let (id, sequence) = (transceiver.id, *packet.seq_no);
         let pt = packet.header.payload_type;
         let red = self.rtc.codec_config().iter().find(|params| params.red() == Some(pt));

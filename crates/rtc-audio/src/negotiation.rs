@@ -204,6 +204,7 @@ impl Peer {
         }
         if ice_restart {
             api.ice_restart(true);
+            self.moved = false;
         }
         if !api.has_changes() {
             // str0m makes no offer without a change: there and back is one.
@@ -223,7 +224,7 @@ impl Peer {
         self.drain();
         if let Some((offer, pending)) = applied {
             self.negotiation.pending = Some(Pending::Changes(pending));
-            return Ok(with_opus_first(&offer.to_sdp_string()));
+            return Ok(self.without_hidden(with_opus_first(&offer.to_sdp_string())));
         }
         let same = self.negotiation.local.as_ref().map(|(text, _)| text.clone());
         self.negotiation.pending = same.is_some().then_some(Pending::Unchanged);
@@ -333,10 +334,11 @@ impl Peer {
         }
         let offer = SdpOffer::from_sdp_string(text).map_err(|e| PeerError::Sdp(e.to_string()))?;
         self.take_back();
+        self.moved = false;
         let accepted = self.rtc.sdp_api().accept_offer(offer);
         self.drain();
         let answer = accepted.map_err(|e| PeerError::Sdp(e.to_string()))?;
-        self.negotiation.answer = Some(answer.to_sdp_string());
+        self.negotiation.answer = Some(self.without_hidden(answer.to_sdp_string()));
         self.negotiation.pending_remote = Some(text.to_owned());
         self.negotiation.signaling = SignalingState::HaveRemoteOffer;
         let changes = self.apply_remote(&sdp::sections(text), true);

@@ -14,14 +14,21 @@ use thiserror::Error;
 use tracing::{debug, warn};
 
 use crate::data_channel::{Channel, ChannelKey, ChannelState};
+use crate::ice::Transports;
 use crate::jitter_buffer::Packet;
 use crate::negotiation::Negotiation;
 pub use crate::negotiation::SignalingState;
 use crate::stats::{Egress, Ingress, Stats};
 use crate::transceiver::{Routes, Transceiver, TransceiverId};
 
+/// Silence after which a path counts as lost. Checks are answered every 3 s at the latest, and
+/// repeated sooner when they are not; str0m itself gives a path up only after half a minute.
+const SILENT_AFTER: Duration = Duration::from_secs(6);
 /// How long a lost path may come back before it counts as failed: str0m's ICE has no such state.
 const FAILED_AFTER: Duration = Duration::from_secs(15);
+/// The same when the address is gone that we sent from: the remote goes on sending there, and only
+/// an ICE restart tells it better.
+const FAILED_AFTER_MOVE: Duration = Duration::from_millis(500);
 /// How long the first connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 /// Data that SCTP holds until it is acknowledged: bounds throughput at this much a round trip.
@@ -111,16 +118,34 @@ pub struct Peer {
     pub(crate) routes: Routes,
     pub(crate) closed: bool,
     pub(crate) candidates: Vec<Candidate>,
+    pub(crate) remote_candidates: Vec<Candidate>,
+    pub(crate) transports: Transports,
     next_id: u32,
     state: PeerState,
     pub(crate) ice: IceConnectionState,
     fail_at: Option<Instant>,
+    /// When the remote was last heard.
+    heard: Instant,
+    /// Where media and data were last sent from.
+    pub(crate) sent_from: Option<SocketAddr>,
+    /// The address that we sent from is gone: only an ICE restart mends that.
+    pub(crate) moved: bool,
     transmits: VecDeque<Transmit>,
     early: VecDeque<Early>,
     pub(crate) events: VecDeque<Event>,
     timeout: Option<Instant>,
     pub(crate) now: Instant,
     stats: Stats,
+    datagrams: Datagrams,
+}
+
+/// Datagrams of a peer, of all protocols together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Datagrams {
+    /// Handed out to be sent.
+    pub sent: u64,
+    /// Taken; what was no packet of this connection is not counted.
+    pub received: u64,
 }
 
 impl Peer {
@@ -145,16 +170,22 @@ impl Peer {
             routes: Routes::new(),
             closed: false,
             candidates: Vec::new(),
+            remote_candidates: Vec::new(),
+            transports: Transports::default(),
             next_id: 0,
             state: PeerState::New,
             ice: IceConnectionState::New,
             fail_at: None,
+            heard: now,
+            sent_from: None,
+            moved: false,
             transmits: VecDeque::new(),
             early: VecDeque::new(),
             events: VecDeque::new(),
             timeout: None,
             now,
             stats: Stats::default(),
+            datagrams: Datagrams::default(),
         };
         peer.handle_timeout(now);
         peer
@@ -170,6 +201,9 @@ impl Peer {
             if self.state != PeerState::Connected {
                 self.set_state(PeerState::Failed);
             }
+        }
+        if self.state == PeerState::Connected && now >= self.heard + SILENT_AFTER {
+            self.on_lost(FAILED_AFTER);
         }
         if let Err(error) = self.rtc.handle_input(Input::Timeout(now)) {
             warn!(%error, "timeout");
@@ -218,6 +252,11 @@ impl Peer {
         if let Err(error) = self.rtc.handle_input(input) {
             debug!(%error, "datagram refused");
         }
+        self.datagrams.received += 1;
+        self.heard = now;
+        if self.state == PeerState::Disconnected && !self.moved && self.has_path() {
+            self.on_path();
+        }
         self.drain();
         true
     }
@@ -237,7 +276,9 @@ impl Peer {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        let transmit = self.transmits.pop_front();
+        self.datagrams.sent += u64::from(transmit.is_some());
+        transmit
     }
 
     /// The next event.
@@ -251,7 +292,8 @@ impl Peer {
         // sound would wait for.
         let checking = self.ice == IceConnectionState::Checking && self.fail_at.is_some();
         let check = checking.then(|| self.now + ICE_PACING);
-        [self.timeout.map(|at| check.map_or(at, |check| at.min(check))), self.fail_at]
+        let silence = (self.state == PeerState::Connected).then(|| self.heard + SILENT_AFTER);
+        [self.timeout.map(|at| check.map_or(at, |check| at.min(check))), self.fail_at, silence]
             .into_iter()
             .flatten()
             .min()
@@ -317,6 +359,11 @@ impl Peer {
         &self.stats
     }
 
+    /// Datagrams in and out.
+    pub fn datagrams(&self) -> Datagrams {
+        self.datagrams
+    }
+
     /// Figures of what a transceiver receives.
     pub fn ingress(&self, id: TransceiverId) -> Ingress {
         let mid = self.transceiver(id).and_then(|t| t.mid);
@@ -348,14 +395,43 @@ impl Peer {
                 self.set_state(PeerState::Connecting);
             }
             IceConnectionState::Connected | IceConnectionState::Completed => self.on_path(),
-            IceConnectionState::Disconnected => {
-                self.fail_at = Some(self.now + FAILED_AFTER);
-                self.set_state(PeerState::Disconnected);
-            }
+            IceConnectionState::Disconnected => self.on_lost(FAILED_AFTER),
+        }
+    }
+
+    fn has_path(&self) -> bool {
+        matches!(self.ice, IceConnectionState::Connected | IceConnectionState::Completed)
+    }
+
+    /// The path is lost, and fails after so long. What is lost already does not fail any later.
+    fn on_lost(&mut self, fail_after: Duration) {
+        if self.state == PeerState::Failed {
+            return;
+        }
+        let at = self.now + fail_after;
+        self.fail_at = Some(match self.fail_at {
+            Some(known) if self.state == PeerState::Disconnected => known.min(at),
+            _ => at,
+        });
+        self.set_state(PeerState::Disconnected);
+    }
+
+    /// An address that candidates of ours had is gone.
+    pub(crate) fn on_address_gone(&mut self, address: SocketAddr) {
+        if self.sent_from == Some(address)
+            && matches!(self.state, PeerState::Connected | PeerState::Disconnected)
+        {
+            self.moved = true;
+            self.on_lost(FAILED_AFTER_MOVE);
         }
     }
 
     fn on_path(&mut self) {
+        // str0m's own states change for other reasons, too: what counts is that it is heard.
+        let silent = self.now >= self.heard + SILENT_AFTER;
+        if self.moved || (self.state == PeerState::Disconnected && silent) {
+            return;
+        }
         if self.rtc.is_connected() {
             self.fail_at = None;
             self.set_state(PeerState::Connected);
@@ -374,7 +450,13 @@ impl Peer {
                     self.timeout = Some(at);
                     break;
                 }
-                Ok(Output::Transmit(transmit)) => self.transmits.push_back(transmit),
+                Ok(Output::Transmit(transmit)) => {
+                    // RFC 7983 §7: what begins with 0..4 is a check.
+                    if transmit.contents.first().is_some_and(|byte| *byte >= 4) {
+                        self.sent_from = Some(transmit.source);
+                    }
+                    self.transmits.push_back(transmit);
+                }
                 Ok(Output::Event(event)) => self.on_event(event),
                 Err(error) => {
                     warn!(%error, "connection broke");

@@ -34,6 +34,8 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// The path in use.
     pub path: Option<Path>,
+    /// How often another path was taken, the first one included.
+    pub path_changes: u32,
     ingress: HashMap<Mid, Ingress>,
     egress: HashMap<Mid, Egress>,
 }
@@ -45,8 +47,10 @@ pub struct Ingress {
     pub jitter: u32,
     /// Fraction of packets lost.
     pub loss: f32,
-    /// Requests sent for missing packets (`nackCount` of webrtc-stats).
+    /// NACKs sent (RFC 4585 §6.2.1).
     pub nacks: u64,
+    /// What the sender's reports say that it has sent (RFC 3550 §6.4.1): packets and bytes.
+    pub reported: Option<(u64, u64)>,
 }
 
 /// What the other side reported of a section that sends.
@@ -60,12 +64,23 @@ pub struct Egress {
     pub jitter: u32,
     /// RTCP round trip.
     pub round_trip: Option<Duration>,
+    /// Sum of the round trips.
+    pub total_round_trip: Duration,
+    /// How many there were.
+    pub measurements: u64,
+    /// NACKs received.
+    pub nacks: u64,
+    /// Says whether a report has come.
+    pub reported: bool,
+    /// Last sequence number that was reported, which tells a new report from the one before.
+    highest: u64,
 }
 
 impl Stats {
     pub(crate) fn on_peer(&mut self, stats: &PeerStats) {
         self.bytes_received = stats.peer_bytes_rx;
         self.bytes_sent = stats.peer_bytes_tx;
+        let before = self.path.map(|path| (path.local, path.remote));
         self.path = stats.selected_candidate_pair.as_ref().map(|pair| Path {
             protocol: pair.protocol,
             local: pair.local.addr,
@@ -74,6 +89,10 @@ impl Stats {
             total_round_trip: pair.total_round_trip_time,
             responses: pair.responses_received,
         });
+        let after = self.path.map(|path| (path.local, path.remote));
+        if after.is_some() && after != before {
+            self.path_changes += 1;
+        }
     }
 
     pub(crate) fn on_ingress(&mut self, stats: &MediaIngressStats) {
@@ -81,19 +100,30 @@ impl Stats {
             jitter: stats.jitter,
             loss: stats.loss.unwrap_or_default(),
             nacks: stats.nacks,
+            reported: stats.remote.as_ref().map(|remote| (remote.packets, remote.bytes)),
         };
         self.ingress.insert(stats.mid, figures);
     }
 
     pub(crate) fn on_egress(&mut self, stats: &MediaEgressStats) {
-        let remote = stats.remote.as_ref();
-        let figures = Egress {
-            lost: remote.map(|r| r.packets_lost).unwrap_or_default(),
-            loss: stats.loss.unwrap_or_default(),
-            jitter: remote.map(|r| r.jitter).unwrap_or_default(),
-            round_trip: stats.rtt,
-        };
-        self.egress.insert(stats.mid, figures);
+        let figures = self.egress.entry(stats.mid).or_default();
+        figures.nacks = stats.nacks;
+        let Some(remote) = &stats.remote else { return };
+        figures.reported = true;
+        figures.lost = remote.packets_lost;
+        figures.jitter = remote.jitter;
+        if let Some(loss) = stats.loss {
+            figures.loss = loss;
+        }
+        figures.round_trip = stats.rtt.or(figures.round_trip);
+        let highest = *remote.maximum_sequence_number;
+        if let Some(round_trip) = stats.rtt
+            && highest != figures.highest
+        {
+            figures.highest = highest;
+            figures.total_round_trip += round_trip;
+            figures.measurements += 1;
+        }
     }
 
     pub(crate) fn ingress(&self, mid: Mid) -> Ingress {
@@ -102,5 +132,51 @@ impl Stats {
 
     pub(crate) fn egress(&self, mid: Mid) -> Egress {
         self.egress.get(&mid).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use str0m::stats::RemoteIngressStats;
+
+    fn report(highest: u64, milliseconds: u64) -> MediaEgressStats {
+        #[allow(clippy::disallowed_methods, reason = "a stamp that nothing reads")]
+        let timestamp = std::time::Instant::now();
+        MediaEgressStats {
+            mid: "0".into(),
+            rid: None,
+            bytes: 0,
+            packets: 0,
+            firs: 0,
+            plis: 0,
+            nacks: 3,
+            rtt: Some(Duration::from_millis(milliseconds)),
+            loss: Some(0.25),
+            timestamp,
+            remote: Some(RemoteIngressStats {
+                jitter: 48,
+                maximum_sequence_number: highest.into(),
+                packets_lost: 7,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_report_seen_twice_is_one_round_trip() {
+        let mut stats = Stats::default();
+        stats.on_egress(&report(100, 40));
+        stats.on_egress(&report(100, 40));
+        stats.on_egress(&report(150, 60));
+        let egress = stats.egress("0".into());
+        assert_eq!((egress.measurements, egress.total_round_trip.as_millis()), (2, 100));
+        assert_eq!((egress.lost, egress.nacks, egress.jitter), (7, 3, 48));
+    }
+
+    #[test]
+    fn nothing_is_reported_of_a_stream_before_its_first_report() {
+        let mut stats = Stats::default();
+        stats.on_egress(&MediaEgressStats { remote: None, rtt: None, loss: None, ..report(0, 0) });
+        assert!(!stats.egress("0".into()).reported);
     }
 }

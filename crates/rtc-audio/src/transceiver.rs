@@ -113,6 +113,36 @@ pub struct ReceivedCounters {
     pub discarded: u64,
     /// SSRC in use.
     pub ssrc: u32,
+    /// Extended sequence numbers of the SSRC in use: the first and the highest.
+    range: Option<(u64, u64)>,
+    /// Packets of the SSRC in use.
+    of_ssrc: u64,
+    /// Losses of SSRCs before.
+    lost_before: i64,
+}
+
+impl ReceivedCounters {
+    /// Counts a packet with an extended sequence number.
+    pub(crate) fn count(&mut self, ssrc: u32, sequence: u64, payload: usize) {
+        if self.ssrc != ssrc && self.packets > 0 {
+            self.lost_before = self.lost();
+            self.range = None;
+            self.of_ssrc = 0;
+        }
+        self.ssrc = ssrc;
+        self.packets += 1;
+        self.of_ssrc += 1;
+        self.bytes += payload as u64;
+        let (first, highest) = self.range.unwrap_or((sequence, sequence));
+        self.range = Some((first.min(sequence), highest.max(sequence)));
+    }
+
+    /// Packets expected less those that came, so that duplicates may make it negative
+    /// (RFC 3550 §6.4.1).
+    pub fn lost(&self) -> i64 {
+        let expected = self.range.map_or(0, |(first, highest)| highest - first + 1);
+        self.lost_before + expected as i64 - self.of_ssrc as i64
+    }
 }
 
 impl Transceiver {
@@ -183,6 +213,11 @@ impl Transceiver {
         self.remote_sends
     }
 
+    /// Payload type of Opus here, once something was sent.
+    pub fn payload_type(&self) -> Option<u8> {
+        self.payload_types.map(|payload_types| *payload_types.opus)
+    }
+
     /// What the remote asks of the encoder, once it has described this section; RED only if it may
     /// be sent.
     pub fn opus_format(&self) -> Option<OpusFormat> {
@@ -202,3 +237,29 @@ impl Transceiver {
 
 /// Which transceiver an SSRC belongs to, so that no packet needs a search.
 pub(crate) type Routes = HashMap<Ssrc, usize>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_in_the_sequence_is_lost_until_it_comes() {
+        let mut received = ReceivedCounters::default();
+        for sequence in [65_535, 65_536, 65_539] {
+            received.count(7, sequence, 10);
+        }
+        assert_eq!(received.lost(), 2);
+        received.count(7, 65_537, 10);
+        assert_eq!((received.lost(), received.packets, received.bytes), (1, 4, 40));
+    }
+
+    #[test]
+    fn another_ssrc_begins_a_sequence_of_its_own() {
+        let mut received = ReceivedCounters::default();
+        received.count(7, 100, 10);
+        received.count(7, 103, 10);
+        received.count(8, 9_000, 10);
+        received.count(8, 9_002, 10);
+        assert_eq!((received.lost(), received.ssrc), (3, 8));
+    }
+}

@@ -23,6 +23,8 @@ pub struct LiveKit {
     process: Child,
     pub url: String,
     pub port: u16,
+    /// Where media come to.
+    pub udp_port: u16,
     log: PathBuf,
     _directory: TempDir,
 }
@@ -64,7 +66,8 @@ impl LiveKit {
             .spawn()
             .expect("livekit-server starts");
         let url = format!("ws://127.0.0.1:{port}");
-        let server = Self { process, url, port, log: path, _directory: directory };
+        let server =
+            Self { process, url, port, udp_port: rtc_udp, log: path, _directory: directory };
         let address = format!("http://127.0.0.1:{port}/");
         poll("livekit-server answering", || async {
             reqwest::get(&address).await.ok().filter(|answer| answer.status().is_success())

@@ -1,34 +1,44 @@
 //! One peer connection: the peer behind a lock, its objects, and the task that drives it.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rtc_audio::Candidate;
 use rtc_audio::data_channel::{ChannelKey, ChannelState};
+use rtc_audio::ice::Transports;
 use rtc_audio::net::{Protocol, Transmit};
 use rtc_audio::peer::{Event, Peer, PeerState};
 use rtc_audio::send_queue::EncodedFrame;
 use rtc_audio::transceiver::{TrackChange, TransceiverId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep_until;
 
 use super::callback::Callback;
 use super::clock;
+use super::gather::{Gathered, Gatherer};
+use super::interfaces::{Addresses, watch_addresses};
 use super::net::{TcpEvent, TcpLinks, UdpSockets};
 use crate::data_channel::{ChannelHandle, DataChannel};
 use crate::ice_candidate::IceCandidate;
 use crate::peer_connection::{
-    OnConnectionChange, OnDataChannel, OnIceCandidate, OnIceCandidateError, OnIceConnectionChange,
-    OnIceGatheringChange, OnNegotiationNeeded, OnSignalingChange, OnTrack, TrackEvent,
+    IceCandidateError, IceGatheringState, OnConnectionChange, OnDataChannel, OnIceCandidate,
+    OnIceCandidateError, OnIceConnectionChange, OnIceGatheringChange, OnNegotiationNeeded,
+    OnSignalingChange, OnTrack, TrackEvent,
 };
+use crate::peer_connection_factory::IceServer;
 use crate::rtp_transceiver::{RtpTransceiver, TransceiverHandle};
+use crate::testing;
 
 /// Longest sleep of a driver with nothing to do.
 const IDLE: Duration = Duration::from_mins(1);
 /// The largest datagram: no path of ours carries more.
 const DATAGRAM: usize = 2_048;
+/// Errors of servers kept until they can be told.
+const MAX_ERRORS: usize = 16;
 /// Datagrams taken in one go, so that sending is not starved.
 const BATCH: usize = 32;
 
@@ -51,8 +61,9 @@ pub(crate) enum Notice {
     State(PeerState),
     Ice,
     Signaling(crate::peer_connection::SignalingState),
-    Gathered,
+    Gathering(IceGatheringState),
     Candidate(IceCandidate),
+    CandidateError(IceCandidateError),
     NegotiationNeeded,
     Track(TrackEvent),
     ChannelAdded(Arc<ChannelHandle>),
@@ -67,7 +78,34 @@ pub(crate) struct State {
     pub(crate) transceivers: Vec<Arc<TransceiverHandle>>,
     pub(crate) channels: Vec<Arc<ChannelHandle>>,
     pub(crate) notices: VecDeque<Notice>,
-    pub(crate) gathered: bool,
+    pub(crate) gathering: IceGatheringState,
+    /// Mid of the first section of our first description: what candidates are told for. Before,
+    /// none are told: the description carries them.
+    pub(crate) told_for: Option<String>,
+    /// What the driver is to do about its sockets and servers.
+    pub(crate) orders: Orders,
+    /// Servers are being asked.
+    searching: bool,
+    /// Errors of servers from before anybody could be told.
+    errors: Vec<IceCandidateError>,
+}
+
+/// What the application wants of the driver.
+#[derive(Default)]
+pub(crate) struct Orders {
+    /// Use these servers and candidates.
+    configure: Option<IceConfig>,
+    /// Bind IPv6 loopback: the remote is there.
+    pub(crate) loopback_v6: bool,
+    /// Ask the servers again: ICE is being restarted.
+    pub(crate) gather_again: bool,
+}
+
+/// Servers, and which candidates may be used.
+#[derive(Debug, Clone)]
+pub(crate) struct IceConfig {
+    pub(crate) servers: Vec<IceServer>,
+    pub(crate) transports: Transports,
 }
 
 /// A peer connection as its handles and its driver share it.
@@ -85,15 +123,22 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Binds the sockets and starts the driver.
-    pub(crate) fn start() -> Result<Arc<Self>, crate::RtcError> {
+    /// Binds the sockets and starts the driver. Host candidates are there when it returns; what
+    /// servers have to tell comes later.
+    pub(crate) fn start(config: IceConfig) -> Result<Arc<Self>, crate::RtcError> {
         let runtime = super::runtime()?;
         let guard = runtime.enter();
-        let sockets = UdpSockets::bind().map_err(|error| crate::RtcError {
+        let interfaces = watch_addresses();
+        let ips: Addresses = match config.transports {
+            Transports::Relay => Addresses::default(),
+            Transports::All | Transports::NoHost => Arc::clone(&interfaces.borrow()),
+        };
+        let sockets = UdpSockets::bind(&ips).map_err(|error| crate::RtcError {
             error_type: crate::RtcErrorType::Internal,
             message: format!("no UDP socket can be bound: {error}"),
         })?;
         let mut peer = Peer::new(clock::now());
+        peer.set_transports(config.transports);
         for address in sockets.addresses() {
             peer.add_local_address(address);
         }
@@ -103,13 +148,17 @@ impl Connection {
                 transceivers: Vec::new(),
                 channels: Vec::new(),
                 notices: VecDeque::new(),
-                gathered: false,
+                gathering: IceGatheringState::New,
+                told_for: None,
+                searching: !config.servers.is_empty(),
+                errors: Vec::new(),
+                orders: Orders { configure: Some(config), ..Orders::default() },
             }),
             wake: Notify::new(),
             closed: AtomicBool::new(false),
             callbacks: Callbacks::default(),
         });
-        runtime.spawn(drive(Arc::clone(&connection), sockets));
+        runtime.spawn(drive(Arc::clone(&connection), Network::new(sockets, interfaces)));
         drop(guard);
         Ok(connection)
     }
@@ -144,6 +193,15 @@ impl Connection {
         }
     }
 
+    /// Uses these servers and candidates from now on.
+    pub(crate) fn configure(&self, config: IceConfig) {
+        self.with(|state| {
+            state.peer.set_transports(config.transports);
+            state.searching |= !config.servers.is_empty();
+            state.orders.configure = Some(config);
+        });
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -152,6 +210,55 @@ impl Connection {
 impl State {
     pub(crate) fn transceiver(&self, id: TransceiverId) -> Option<&Arc<TransceiverHandle>> {
         self.transceivers.iter().find(|t| t.id == id)
+    }
+
+    /// Our first description is set: candidates are told from now on.
+    pub(crate) fn tell_candidates(&mut self, mid: String) {
+        if self.told_for.is_some() {
+            return;
+        }
+        self.told_for = Some(mid);
+        self.set_gathering(IceGatheringState::Gathering);
+        let known: Vec<Candidate> = self.peer.local_candidates().cloned().collect();
+        for candidate in &known {
+            self.tell_candidate(candidate);
+        }
+        let errors = std::mem::take(&mut self.errors);
+        self.notices.extend(errors.into_iter().map(Notice::CandidateError));
+        self.note_searching(self.searching);
+    }
+
+    /// Like candidates, errors are told once our first description is set: gathering begins with
+    /// it (W3C WebRTC §4.4.1.6), and the application may not listen before.
+    fn tell_error(&mut self, error: IceCandidateError) {
+        if self.told_for.is_some() {
+            self.notices.push_back(Notice::CandidateError(error));
+        } else if self.errors.len() < MAX_ERRORS {
+            self.errors.push(error);
+        }
+    }
+
+    fn tell_candidate(&mut self, candidate: &Candidate) {
+        let Some(mid) = &self.told_for else { return };
+        let candidate =
+            IceCandidate { mid: mid.clone(), mline: 0, text: candidate.to_sdp_string() };
+        self.notices.push_back(Notice::Candidate(candidate));
+    }
+
+    fn set_gathering(&mut self, gathering: IceGatheringState) {
+        if self.gathering != gathering && self.told_for.is_some() {
+            self.gathering = gathering;
+            self.notices.push_back(Notice::Gathering(gathering));
+        }
+    }
+
+    fn note_searching(&mut self, searching: bool) {
+        self.searching = searching;
+        self.set_gathering(if searching {
+            IceGatheringState::Gathering
+        } else {
+            IceGatheringState::Complete
+        });
     }
 
     fn channel(&self, key: ChannelKey) -> Option<Arc<ChannelHandle>> {
@@ -243,26 +350,163 @@ impl State {
     }
 }
 
+/// What a driver reads and writes.
+struct Network {
+    sockets: UdpSockets,
+    links: TcpLinks,
+    gatherer: Gatherer,
+    interfaces: watch::Receiver<Addresses>,
+    transports: Transports,
+    loopback_v6: bool,
+    /// What was gathered and is to be seen to.
+    gathered: Vec<Gathered>,
+}
+
+impl Network {
+    fn new(sockets: UdpSockets, interfaces: watch::Receiver<Addresses>) -> Self {
+        Self {
+            sockets,
+            links: TcpLinks::new(),
+            gatherer: Gatherer::new(),
+            interfaces,
+            transports: Transports::default(),
+            loopback_v6: false,
+            gathered: Vec::new(),
+        }
+    }
+
+    fn send(&mut self, transmit: &Transmit) {
+        let Transmit { proto, source, destination, contents } = transmit;
+        if *proto != Protocol::Udp {
+            self.links.send(*source, *destination, contents, clock::now());
+        } else if !self.gatherer.send(*source, *destination, contents) {
+            self.sockets.send(*source, *destination, contents);
+        }
+    }
+
+    fn bases(&self) -> Vec<SocketAddr> {
+        self.sockets.addresses().collect()
+    }
+
+    fn on_orders(&mut self, state: &mut State) {
+        if std::mem::take(&mut state.orders.loopback_v6) && !self.loopback_v6 {
+            self.loopback_v6 = true;
+            self.follow_interfaces(state);
+        }
+        if std::mem::take(&mut state.orders.gather_again) {
+            let bases = self.bases();
+            self.gatherer.gather_again(clock::now(), &bases, &mut self.gathered);
+            self.on_gathered(state);
+        }
+        let Some(config) = state.orders.configure.take() else { return };
+        if self.transports != config.transports {
+            self.transports = config.transports;
+            self.follow_interfaces(state);
+        }
+        let now = clock::now();
+        let bases = self.bases();
+        self.gatherer.configure(now, &config.servers, &bases, &mut self.gathered);
+        self.on_gathered(state);
+    }
+
+    /// Brings the sockets in line with the addresses of this host that may be used.
+    fn follow_interfaces(&mut self, state: &mut State) {
+        let mut ips: Vec<IpAddr> = Vec::new();
+        if self.transports != Transports::Relay {
+            ips.extend_from_slice(&self.interfaces.borrow_and_update());
+            if self.loopback_v6 {
+                ips.push(IpAddr::V6(Ipv6Addr::LOCALHOST));
+            }
+        }
+        let gone = self.sockets.keep(&ips);
+        for address in &gone {
+            log::debug!("{} is gone", address.ip());
+            state.peer.remove_local_address(*address);
+        }
+        self.gatherer.remove_bases(&gone, &mut self.gathered);
+        let mut new = Vec::new();
+        for ip in ips {
+            match self.sockets.add(ip) {
+                Ok(Some(address)) => {
+                    new.push(address);
+                    for candidate in state.peer.add_local_address(address) {
+                        state.tell_candidate(&candidate);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => log::debug!("no socket on {ip}: {error}"),
+            }
+        }
+        if !new.is_empty() {
+            self.gatherer.gather_again(clock::now(), &new, &mut self.gathered);
+        }
+        self.on_gathered(state);
+    }
+
+    fn on_gathered(&mut self, state: &mut State) {
+        for gathered in self.gathered.drain(..) {
+            let candidate = match gathered {
+                Gathered::Reflexive { mapped, base } => state.peer.add_reflexive(mapped, base),
+                Gathered::Relayed { relayed, local } => state.peer.add_relayed(relayed, local),
+                Gathered::Gone { relayed } => {
+                    state.peer.remove_local_address(relayed);
+                    None
+                }
+                Gathered::Parcel { to, peer, data } => {
+                    state.peer.handle_datagram(clock::now(), Protocol::Udp, peer, to, &data);
+                    None
+                }
+                Gathered::Error(error) => {
+                    state.tell_error(error);
+                    None
+                }
+            };
+            if let Some(candidate) = candidate {
+                state.tell_candidate(&candidate);
+            }
+        }
+        let searching = self.gatherer.is_searching();
+        if state.searching != searching {
+            state.note_searching(searching);
+        }
+    }
+
+    fn on_datagram(&mut self, state: &mut State, from: SocketAddr, to: SocketAddr, data: &[u8]) {
+        if self.gatherer.on_datagram(from, to, data, &mut self.gathered) {
+            self.on_gathered(state);
+        } else {
+            state.peer.handle_datagram(clock::now(), Protocol::Udp, from, to, data);
+        }
+    }
+
+    fn on_time(&mut self, state: &mut State) {
+        let now = clock::now();
+        if self.gatherer.deadline().is_some_and(|at| at <= now) {
+            let sockets = &self.sockets;
+            let send = |base, server, request: &[u8]| sockets.send(base, server, request);
+            self.gatherer.on_time(now, send, &mut self.gathered);
+            self.on_gathered(state);
+        }
+        state.peer.handle_timeout(now);
+    }
+}
+
 /// Runs a connection until it is closed. Priorities: what the application did, then the network,
 /// then time.
-async fn drive(connection: Arc<Connection>, mut sockets: UdpSockets) {
-    let mut links = TcpLinks::new();
+async fn drive(connection: Arc<Connection>, mut network: Network) {
     let mut buffer = vec![0; DATAGRAM];
     let mut transmits = Vec::new();
     let mut notices = VecDeque::new();
     loop {
+        testing::count_turn();
         let (timeout, closed) = {
             let mut state = connection.state.lock();
+            network.on_orders(&mut state);
             let timeout = state.collect(&connection, &mut transmits, &mut notices);
             (timeout, state.peer.is_closed())
         };
         for transmit in transmits.drain(..) {
-            if transmit.proto == Protocol::Udp {
-                sockets.send(transmit.source, transmit.destination, &transmit.contents);
-            } else {
-                let now = clock::now();
-                links.send(transmit.source, transmit.destination, &transmit.contents, now);
-            }
+            network.send(&transmit);
         }
         for notice in notices.drain(..) {
             tell(&connection, notice);
@@ -271,34 +515,45 @@ async fn drive(connection: Arc<Connection>, mut sockets: UdpSockets) {
             return;
         }
         let now = clock::now();
-        let deadline = timeout.map_or(now + IDLE, |at| at.min(now + IDLE));
+        let deadline = [timeout, network.gatherer.deadline(), Some(now + IDLE)];
+        let deadline = deadline.into_iter().flatten().min().unwrap_or(now + IDLE);
         tokio::select! {
             biased;
             () = connection.wake.notified() => {}
-            (len, source, local) = sockets.receive(&mut buffer) => {
-                let now = clock::now();
+            (len, source, local) = network.sockets.receive(&mut buffer) => {
                 let mut state = connection.state.lock();
                 let datagram = buffer.get(..len).unwrap_or_default();
-                state.peer.handle_datagram(now, Protocol::Udp, source, local, datagram);
+                network.on_datagram(&mut state, source, local, datagram);
                 for _ in 1..BATCH {
-                    let Some((len, source, local)) = sockets.try_receive(&mut buffer) else {
+                    let Some((len, source, local)) = network.sockets.try_receive(&mut buffer)
+                    else {
                         break;
                     };
                     let datagram = buffer.get(..len).unwrap_or_default();
-                    state.peer.handle_datagram(now, Protocol::Udp, source, local, datagram);
+                    network.on_datagram(&mut state, source, local, datagram);
                 }
             }
-            Some(event) = links.receive() => match event {
+            Some(event) = network.links.receive() => match event {
                 TcpEvent::Frame { local, remote, data } => {
                     let now = clock::now();
                     let mut state = connection.state.lock();
                     state.peer.handle_datagram(now, Protocol::Tcp, remote, local, &data);
                 }
-                TcpEvent::Gone { local, remote } => links.forget(local, remote, clock::now()),
+                TcpEvent::Gone { local, remote } => {
+                    network.links.forget(local, remote, clock::now());
+                }
             },
-            () = sleep_until(deadline.into()) => {
-                connection.state.lock().peer.handle_timeout(clock::now());
+            Some(finding) = network.gatherer.next() => {
+                let mut state = connection.state.lock();
+                let bases = network.bases();
+                let now = clock::now();
+                network.gatherer.on_finding(now, finding, &bases, &mut network.gathered);
+                network.on_gathered(&mut state);
             }
+            Ok(()) = network.interfaces.changed() => {
+                network.follow_interfaces(&mut connection.state.lock());
+            }
+            () = sleep_until(deadline.into()) => network.on_time(&mut connection.state.lock()),
         }
     }
 }
@@ -313,9 +568,8 @@ fn tell(connection: &Arc<Connection>, notice: Notice) {
             callbacks.ice.call(|f| f(crate::peer_connection::ice_state(state)));
         }
         Notice::Signaling(state) => callbacks.signaling.call(|f| f(state)),
-        Notice::Gathered => {
-            callbacks.gathering.call(|f| f(crate::peer_connection::IceGatheringState::Complete));
-        }
+        Notice::Gathering(state) => callbacks.gathering.call(|f| f(state)),
+        Notice::CandidateError(error) => callbacks.candidate_error.call(|f| f(error)),
         Notice::Candidate(candidate) => callbacks.candidate.call(|f| f(candidate)),
         Notice::NegotiationNeeded => callbacks.negotiation.call(|f| f(0)),
         Notice::Track(event) => callbacks.track.call(|f| f(event)),

@@ -3,7 +3,11 @@
 pub(crate) mod callback;
 pub(crate) mod clock;
 pub(crate) mod connection;
+pub(crate) mod gather;
+pub(crate) mod interfaces;
 pub(crate) mod net;
+mod relay;
+mod resolve;
 pub(crate) mod sink;
 pub(crate) mod source;
 

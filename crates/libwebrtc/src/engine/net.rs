@@ -1,9 +1,9 @@
-//! Sockets of one peer connection: UDP on every address, TCP outwards.
+//! Sockets of one peer connection: UDP on its addresses, TCP outwards.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -12,36 +12,14 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// Addresses used at most: a host full of container bridges gains nothing from more.
-const MAX_ADDRESSES: usize = 8;
+use crate::testing;
+
 /// The largest frame that RFC 4571 §2 can tell.
 const MAX_FRAME: usize = u16::MAX as usize;
 const TCP_QUEUE: usize = 256;
 const TCP_CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long a refused TCP address is left alone.
 const TCP_RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// IPv4 addresses of this host, loopback last. Link-local ones are of no use to ICE.
-fn addresses() -> Vec<IpAddr> {
-    let mut found: Vec<IpAddr> = match if_addrs::get_if_addrs() {
-        Ok(interfaces) => interfaces
-            .iter()
-            .map(if_addrs::Interface::ip)
-            .filter(|ip| matches!(ip, IpAddr::V4(v4) if !v4.is_link_local()))
-            .collect(),
-        Err(error) => {
-            log::warn!("network interfaces cannot be listed: {error}");
-            Vec::new()
-        }
-    };
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    found.retain(|ip| *ip != loopback);
-    found.sort_unstable();
-    found.dedup();
-    found.truncate(MAX_ADDRESSES - 1);
-    found.push(loopback);
-    found
-}
 
 /// UDP sockets, one per address.
 #[derive(Debug)]
@@ -51,20 +29,38 @@ pub(crate) struct UdpSockets {
 }
 
 impl UdpSockets {
-    /// Binds a port on every address. Call it within the engine's runtime.
-    pub(crate) fn bind() -> io::Result<Self> {
-        let mut sockets = Vec::new();
+    /// Binds a port on each of these addresses. Call it within the engine's runtime.
+    pub(crate) fn bind(ips: &[IpAddr]) -> io::Result<Self> {
+        let mut sockets = Self { sockets: Vec::with_capacity(ips.len()), first: 0 };
         let mut failure = None;
-        for ip in addresses() {
-            match bind_udp(ip) {
-                Ok(bound) => sockets.push(bound),
-                Err(error) => failure = Some(error),
+        for ip in ips {
+            if let Err(error) = sockets.add(*ip) {
+                log::debug!("no socket on {ip}: {error}");
+                failure = Some(error);
             }
         }
         match failure {
-            Some(error) if sockets.is_empty() => Err(error),
-            _ => Ok(Self { sockets, first: 0 }),
+            Some(error) if sockets.sockets.is_empty() => Err(error),
+            _ => Ok(sockets),
         }
+    }
+
+    /// Binds a port on one more address; `None` when there is one already.
+    pub(crate) fn add(&mut self, ip: IpAddr) -> io::Result<Option<SocketAddr>> {
+        if self.addresses().any(|address| address.ip() == ip) {
+            return Ok(None);
+        }
+        let (address, socket) = bind_udp(ip)?;
+        self.sockets.push((address, socket));
+        Ok(Some(address))
+    }
+
+    /// Closes all sockets but those on these addresses; gives the addresses of the closed.
+    pub(crate) fn keep(&mut self, ips: &[IpAddr]) -> Vec<SocketAddr> {
+        let all: Vec<SocketAddr> = self.addresses().collect();
+        self.sockets.retain(|(address, _)| ips.contains(&address.ip()));
+        self.first = 0;
+        all.into_iter().filter(|address| !ips.contains(&address.ip())).collect()
     }
 
     /// The bound addresses.
@@ -83,6 +79,10 @@ impl UdpSockets {
                 // An error (ICMP port unreachable) says nothing about the next datagram.
                 while let Poll::Ready(result) = socket.poll_recv_from(context, &mut read) {
                     if let Ok(source) = result {
+                        if testing::udp_is_blocked(source) {
+                            read.clear();
+                            continue;
+                        }
                         let len = read.filled().len();
                         let local = *local;
                         self.first = (index + 1) % count;
@@ -98,7 +98,8 @@ impl UdpSockets {
     /// Takes a datagram that is there already.
     pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddr, SocketAddr)> {
         self.sockets.iter().find_map(|(local, socket)| {
-            socket.try_recv_from(buffer).ok().map(|(len, source)| (len, source, *local))
+            let (len, source) = socket.try_recv_from(buffer).ok()?;
+            (!testing::udp_is_blocked(source)).then_some((len, source, *local))
         })
     }
 
@@ -106,6 +107,7 @@ impl UdpSockets {
     pub(crate) fn send(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
         let socket = self.sockets.iter().find(|(address, _)| *address == source);
         if let Some((_, socket)) = socket
+            && !testing::udp_is_blocked(destination)
             && let Err(error) = socket.try_send_to(data, destination)
         {
             log::trace!("datagram to {destination} dropped: {error}");
@@ -242,7 +244,7 @@ async fn read_frames(
 }
 
 async fn connect(local: IpAddr, remote: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
+    let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A host with several addresses must use the one that the candidate names.
     if let Err(error) = socket.bind(SocketAddr::new(local, 0)) {
         log::debug!("TCP from {local}: {error}");
