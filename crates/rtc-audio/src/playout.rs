@@ -162,6 +162,8 @@ impl Playout {
             buffer: self.buffer.counters(),
             target: self.buffer.target(),
             drift_ppm: self.buffer.drift_ppm(),
+            // What is decoded, and waits or was left out, was not given out.
+            emitted_samples: self.stats.emitted_samples.min(self.stats.samples),
             ..self.stats
         }
     }
