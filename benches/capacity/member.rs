@@ -152,7 +152,7 @@ impl Member {
 
 pub async fn publish(room: &Room, source: NativeAudioSource) {
     let track = LocalAudioTrack::create_audio_track("voice", RtcAudioSource::Native(source));
-    let options = TrackPublishOptions { source: TrackSource::Microphone, ..Default::default() };
+    let options = antiphon::room::join::voice_options();
     room.local_participant()
         .publish_track(LocalTrack::Audio(track), options)
         .await

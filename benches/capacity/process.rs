@@ -11,7 +11,7 @@ use tokio::{
 };
 
 /// What may take long is joining rooms.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Of the times in `/proc/PID/stat` (`USER_HZ`, fixed by the kernel's interface).
 const TICKS_A_SECOND: f64 = 100.0;
 

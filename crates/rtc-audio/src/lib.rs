@@ -20,9 +20,9 @@ mod arrivals;
 mod channels;
 pub mod codec;
 pub mod data_channel;
+pub mod frame_crypto;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-pub mod frame_crypto;
 pub mod ice;
 pub mod ice_server;
 pub mod jitter_buffer;
