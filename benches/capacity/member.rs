@@ -9,7 +9,6 @@ use std::{
 };
 
 use ::livekit::{
-    options::TrackPublishOptions,
     prelude::{LocalAudioTrack, LocalTrack, RemoteTrack, Room, RoomEvent, RoomOptions},
     webrtc::{
         audio_frame::AudioFrame,
