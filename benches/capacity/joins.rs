@@ -20,8 +20,8 @@ use crate::{
 };
 
 const ROOM: &str = "joins";
-/// Joins before the first look: caches, pools and the allocator's arenas fill.
-const WARM: usize = 100;
+/// Joins before the first look: caches and pools fill, and the allocator's arenas, one a thread.
+const WARM: usize = 300;
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -106,5 +106,5 @@ async fn join_and_leave(url: &str, line: &str) {
     );
     member::publish(&room, source).await;
     heard.notified().await;
-    let _ = room.close().await;
+    antiphon::room::signal::leave(&room).await;
 }

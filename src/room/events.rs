@@ -12,7 +12,7 @@ use livekit::{
 use tracing::debug;
 
 use crate::{
-    room::media::TrackMicrophone,
+    room::{farewell, media::TrackMicrophone},
     session::{ports::RoomEvent, state::CloseReason},
 };
 
@@ -50,6 +50,9 @@ impl Events {
                 }
             }
             LiveKitEvent::ParticipantConnected(participant) => self.joined(&participant, &mut out),
+            // The room itself is over, which is told next.
+            LiveKitEvent::ParticipantDisconnected(participant)
+                if participant.disconnect_reason() == farewell::REASON.into() => {}
             LiveKitEvent::ParticipantDisconnected(participant) => {
                 let identity = participant.identity().0;
                 if self.present.remove(&identity) {

@@ -105,7 +105,7 @@ impl Ended {
     /// Leaves the room; within 3 s, whatever the server does.
     pub async fn leave(self) -> Result<CloseReason, RunError> {
         if let Some(room) = self.room
-            && tokio::time::timeout(Duration::from_secs(3), room.close()).await.is_err()
+            && tokio::time::timeout(Duration::from_secs(3), signal::leave(&room)).await.is_err()
         {
             debug!("the room did not close in time");
         }

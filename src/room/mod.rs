@@ -4,6 +4,7 @@
 //! session to a LiveKit room.
 
 pub mod events;
+pub mod farewell;
 pub mod figures;
 pub mod input;
 pub mod join;

@@ -4,23 +4,34 @@
 //! acknowledgement of the one before, which the server's kernel puts off by 40 ms. The agent's track,
 //! and with it the agent itself, is seen that much later in the room.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
+use livekit::Room;
+use livekit_api::access_token::Claims;
 use livekit_net::{Header, TransportError, WsClient, WsConnectResult, WsConnection};
 use secrecy::SecretString;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError};
 use url::Url;
 
-use crate::net::ws::{self, ConnectError, Limits, Request, Socket};
+use crate::{
+    net::ws::{self, ConnectError, Limits, Request, Socket},
+    room::farewell::Present,
+};
 
 /// The largest message of the server: it lists every participant of a room.
 const MAX_MESSAGE: usize = 16 << 20;
+/// How long a room may take to hear that the others have left.
+const PARTING: Duration = Duration::from_millis(250);
 /// Where a proxy is named. `livekit`'s own client knows how to go through one.
 const PROXIES: [&str; 6] =
     ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
@@ -31,6 +42,39 @@ pub fn install() {
     if !PROXIES.into_iter().any(proxied) {
         livekit_net::set_ws_client(Arc::new(Client));
     }
+}
+
+/// Leaves a room and everything that hangs on it: see [`farewell`](super::farewell).
+pub async fn leave(room: &Room) {
+    let mut events = room.subscribe();
+    if part(&(room.name(), room.local_participant().identity().0)) {
+        let empty = async {
+            while !room.remote_participants().is_empty() && events.recv().await.is_some() {}
+        };
+        let _ = tokio::time::timeout(PARTING, empty).await;
+    }
+    // A room that has ended is left.
+    let _ = room.close().await;
+}
+
+/// A room's name and the own identity in it.
+type Key = (String, String);
+
+/// The sockets that are open, to be told that their room is about to be left.
+static OPEN: LazyLock<parking_lot::Mutex<HashMap<Key, Arc<Notify>>>> =
+    LazyLock::new(Default::default);
+
+/// Whether there is such a room.
+fn part(key: &Key) -> bool {
+    let parting = OPEN.lock().get(key).cloned();
+    parting.inspect(|parting| parting.notify_one()).is_some()
+}
+
+/// Whose socket it is. The token is not checked: the server does.
+fn key(headers: &[Header]) -> Option<Key> {
+    let token = headers.iter().find(|one| one.name.eq_ignore_ascii_case("authorization"))?;
+    let claims = Claims::from_unverified(token.value.strip_prefix("Bearer ")?).ok()?;
+    Some((claims.video.room, claims.sub))
 }
 
 #[derive(Debug)]
@@ -45,6 +89,7 @@ impl WsClient for Client {
         timeout_ms: u64,
     ) -> Result<WsConnectResult, TransportError> {
         let url = Url::parse(&url).map_err(|error| TransportError::Other(error.to_string()))?;
+        let key = key(&headers);
         let mut request = Request::new(url);
         for Header { name, value } in headers {
             request = request.secret_header(&name, "", &SecretString::from(value));
@@ -52,8 +97,13 @@ impl WsClient for Client {
         let connect = Duration::from_millis(timeout_ms);
         let limits = Limits { connect, max_message: MAX_MESSAGE, ..Limits::default() };
         let (writer, reader) = ws::open(request, limits).await.map_err(told)?.split();
-        let connection = Connection { writer: Mutex::new(writer), reader: Mutex::new(reader) };
-        Ok(WsConnectResult { connection: Arc::new(connection) })
+        let parting = Arc::new(Notify::new());
+        if let Some(key) = &key {
+            OPEN.lock().insert(key.clone(), parting.clone());
+        }
+        let reader = Reader { socket: reader, present: Present::default(), held: None };
+        let (writer, reader) = (Mutex::new(writer), Mutex::new(reader));
+        Ok(WsConnectResult { connection: Arc::new(Connection { writer, reader, parting, key }) })
     }
 }
 
@@ -69,7 +119,33 @@ fn told(error: ConnectError) -> TransportError {
 /// Both halves, so that a message goes out while another is waited for.
 struct Connection {
     writer: Mutex<SplitSink<Box<Socket>, Message>>,
-    reader: Mutex<SplitStream<Box<Socket>>>,
+    reader: Mutex<Reader>,
+    parting: Arc<Notify>,
+    key: Option<Key>,
+}
+
+struct Reader {
+    socket: SplitStream<Box<Socket>>,
+    present: Present,
+    /// What the server said after the farewell that was put before it.
+    held: Option<Vec<u8>>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+impl Connection {
+    /// Unless a later socket of the same participant has taken its place.
+    fn forget(&self) {
+        let Some(key) = &self.key else { return };
+        let mut open = OPEN.lock();
+        if open.get(key).is_some_and(|parting| Arc::ptr_eq(parting, &self.parting)) {
+            open.remove(key);
+        }
+    }
 }
 
 #[async_trait]
@@ -80,10 +156,26 @@ impl WsConnection for Connection {
     }
 
     async fn recv(&self) -> Result<Option<Vec<u8>>, TransportError> {
-        let mut reader = self.reader.lock().await;
+        let reader = &mut *self.reader.lock().await;
+        if let Some(held) = reader.held.take() {
+            return Ok(Some(held));
+        }
         loop {
-            match reader.next().await {
-                Some(Ok(Message::Binary(data))) => return Ok(Some(data.into())),
+            let message = tokio::select! {
+                biased;
+                () = self.parting.notified() => match reader.present.farewell() {
+                    Some(farewell) => return Ok(Some(farewell)),
+                    None => continue,
+                },
+                message = reader.socket.next() => message,
+            };
+            match message {
+                Some(Ok(Message::Binary(data))) => {
+                    let data = Vec::from(data);
+                    let Some(farewell) = reader.present.read(&data) else { return Ok(Some(data)) };
+                    reader.held = Some(data);
+                    return Ok(Some(farewell));
+                }
                 // Tungstenite answers a ping itself, with what is written next; the server's own
                 // pings are messages.
                 Some(Ok(Message::Ping(_))) => {
@@ -98,6 +190,7 @@ impl WsConnection for Connection {
     }
 
     async fn close(&self) {
+        self.forget();
         // A connection that is broken already is closed.
         let _ = self.writer.lock().await.close().await;
     }

@@ -9,5 +9,6 @@ mod call;
 mod failures;
 mod interop;
 mod kill;
+mod leaving;
 mod outage;
 mod sessions;
