@@ -67,30 +67,30 @@ pub struct JobContext {
 
 impl JobContext {
     /// Tells the server how the job went while the agent is still in its room, and returns when
-    /// that is on its way. An agent that leaves first has failed, as livekit-server sees it. What
+    /// that has been read. An agent that leaves first has failed, as livekit-server sees it. What
     /// [`JobRunner::run`] returns afterwards is not reported again.
     pub async fn over(&self, result: Result<(), JobError>) {
-        let (on_its_way, told) = oneshot::channel();
-        let over = Over { job_id: self.job_id.clone(), result, _on_its_way: on_its_way };
+        let (unread, read) = oneshot::channel();
+        let over = Over { job_id: self.job_id.clone(), result, _unread: unread };
         // A worker that is busy or gone must not keep the agent in the room.
         let _ = tokio::time::timeout(TELL, async {
             if self.over.send(over).await.is_ok() {
-                let _ = told.await;
+                let _ = read.await;
             }
         })
         .await;
     }
 }
 
-/// The longest a job waits until its last status is on its way.
+/// The longest a job waits until its last status has been read.
 const TELL: Duration = Duration::from_secs(1);
 
-/// A job whose conversation is over. Drop it when the status is on its way.
+/// A job whose conversation is over. Drop it when the server has read so.
 #[derive(Debug)]
 pub struct Over {
     pub job_id: String,
     pub result: Result<(), JobError>,
-    _on_its_way: oneshot::Sender<()>,
+    _unread: oneshot::Sender<()>,
 }
 
 /// What a job does. Shared by all jobs of the worker.

@@ -22,7 +22,7 @@ use self::{
     connection::{Endpoint, EndpointError, Link},
     drain::Signals,
     http::{BindError, Health},
-    job::{JobError, JobRunner, Jobs, News},
+    job::{JobError, JobRunner, Jobs, News, Over},
     load::CpuAverage,
     protocol::{Command, Config, Disconnect, Exit, Input, Notice, Protocol, Timing},
 };
@@ -138,6 +138,7 @@ impl Worker {
             link: None,
             closing: None,
             jobs: Jobs::new(self.runner),
+            over: Vec::new(),
             health,
         };
         match driver.run(signals).await {
@@ -159,6 +160,8 @@ struct Driver {
     /// The last link that was closed, which may still be sending.
     closing: Option<JoinHandle<()>>,
     jobs: Jobs,
+    /// Jobs that wait until the server has read how they went.
+    over: Vec<Over>,
     health: watch::Sender<Health>,
 }
 
@@ -171,7 +174,6 @@ impl Driver {
         let mut upkeep = tokio::time::interval(names::UPKEEP_INTERVAL);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut draining, mut killed) = (false, false);
-        let mut waiting = None;
         loop {
             if let Some(how) = self.carry_out() {
                 if let Some(closing) = self.closing.take() {
@@ -180,8 +182,6 @@ impl Driver {
                 }
                 return how;
             }
-            // What it told is on its way now.
-            drop(waiting.take());
             self.publish();
             let deadline = self.protocol.poll_timeout();
             // A peer that floods the socket must not hold up the end, timers, jobs or the load, so
@@ -200,12 +200,13 @@ impl Driver {
                 news = self.jobs.next() => match news {
                     News::Over(told) => {
                         let (job_id, result) = (told.job_id.clone(), told.result.clone());
+                        self.over.push(told);
                         let over = Input::JobOver { job_id, result };
                         self.protocol.handle_input(over, clock::now());
-                        waiting = Some(told);
                     }
                     News::Ended { job_id, result, ran } => {
                         record_end(&job_id, &result, ran);
+                        self.over.retain(|one| one.job_id != job_id);
                         let ended = Input::JobEnded { job_id, result };
                         self.protocol.handle_input(ended, clock::now());
                     }
@@ -244,6 +245,7 @@ impl Driver {
                     }
                     self.jobs.start(*assignment);
                 }
+                Command::JobRead { job_id } => self.over.retain(|one| one.job_id != job_id),
                 Command::DrainJobs => self.jobs.drain(),
                 Command::TerminateJob { job_id } => self.jobs.terminate(&job_id),
                 Command::AbortJob { job_id } => self.jobs.abort(&job_id),

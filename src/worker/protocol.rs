@@ -4,6 +4,7 @@
 //! livekit-server 1.13.5. One machine lives as long as the worker: links come and go under it, jobs
 //! live on. It does no I/O and reads no clock; [`crate::worker::Worker`] drives it.
 
+mod receipts;
 mod types;
 
 use std::{
@@ -16,6 +17,7 @@ use livekit_protocol::{
     server_message::Message as FromServer, worker_message::Message as ToServer,
 };
 
+use self::receipts::Receipts;
 use super::{
     dispatch::{self, Assignment, MissingField},
     job::{JobError, code},
@@ -92,6 +94,7 @@ pub struct Protocol {
     status_seq: u64,
     /// The timestamp of the ping that waits for its pong.
     ping: Option<i64>,
+    receipts: Receipts,
     faults: BTreeSet<Fault>,
     commands: VecDeque<Command>,
 }
@@ -118,6 +121,7 @@ impl Protocol {
             reported: None,
             status_seq: 0,
             ping: None,
+            receipts: Receipts::default(),
             faults: BTreeSet::new(),
             commands: VecDeque::new(),
         };
@@ -142,7 +146,13 @@ impl Protocol {
                 if let Some(job) = self.jobs.get_mut(&job_id)
                     && !std::mem::replace(&mut job.told, true)
                 {
-                    self.finish(job_id, result);
+                    self.finish(job_id.clone(), result);
+                    self.receipts.want(job_id);
+                    if self.link != Link::Registered {
+                        self.give_receipts_up();
+                    } else if self.ping.is_none() {
+                        self.send_ping(now);
+                    }
                 }
             }
             Input::JobEnded { job_id, result } => {
@@ -274,6 +284,7 @@ impl Protocol {
         self.reserved.clear();
         self.reported = None;
         self.ping = None;
+        self.give_receipts_up();
         let hopeless = matches!(reason, Disconnect::Unauthorized { .. });
         if hopeless || self.tries >= self.config.timing.tries {
             self.link = Link::Down;
@@ -302,12 +313,7 @@ impl Protocol {
             }
             Timer::Reconnect => self.connect(now),
             Timer::Status => self.report_status(now),
-            Timer::Ping => {
-                let timestamp = now.saturating_duration_since(self.epoch).as_millis() as i64;
-                self.ping = Some(timestamp);
-                self.set(Timer::Pong, now + self.config.timing.pong);
-                self.send(ToServer::Ping(wire::WorkerPing { timestamp }));
-            }
+            Timer::Ping => self.send_ping(now),
             Timer::Drain => {
                 self.drain_timed_out = true;
                 // Nothing may start from here on: what comes late is refused.
@@ -347,6 +353,11 @@ impl Protocol {
                 }
                 self.timers.remove(&Timer::Pong);
                 self.set(Timer::Ping, now + self.config.timing.ping);
+                let read = self.receipts.on_pong();
+                self.commands.extend(read.into_iter().map(|job_id| Command::JobRead { job_id }));
+                if self.receipts.are_wanted() {
+                    self.send_ping(now);
+                }
             }
             _ => self.fault(Fault::NotRegistered),
         }
@@ -580,6 +591,21 @@ impl Protocol {
 
     fn send(&mut self, message: ToServer) {
         self.command(Command::Send(Box::new(WorkerMessage { message: Some(message) })));
+    }
+
+    fn send_ping(&mut self, now: Instant) {
+        let timestamp = now.saturating_duration_since(self.epoch).as_millis() as i64;
+        self.ping = Some(timestamp);
+        self.receipts.on_ping();
+        self.timers.remove(&Timer::Ping);
+        self.set(Timer::Pong, now + self.config.timing.pong);
+        self.send(ToServer::Ping(wire::WorkerPing { timestamp }));
+    }
+
+    /// There is no link to get them over: nobody waits for it.
+    fn give_receipts_up(&mut self) {
+        let left = self.receipts.take();
+        self.commands.extend(left.into_iter().map(|job_id| Command::JobRead { job_id }));
     }
 
     fn set(&mut self, timer: Timer, at: Instant) {

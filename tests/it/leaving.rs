@@ -26,16 +26,16 @@ async fn nobody_is_left_in_a_room_that_the_agent_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_left_in_a_room_that_the_server_deletes() {
+async fn nobody_is_left_in_a_room_that_the_agent_is_removed_from() {
     let stage = Stage::set(Script::default()).await;
-    let _caller = stage.caller("deleted").await;
-    let (room, mut events) = joined(&stage, "deleted").await;
+    let _caller = stage.caller("removed").await;
+    let (room, mut events) = joined(&stage, "removed").await;
     poll("the caller in the room", || async {
         (!room.remote_participants().is_empty()).then_some(())
     })
     .await;
     let rooms = RoomClient::with_api_key(&stage.livekit.http_url(), KEY, SECRET);
-    rooms.delete_room("deleted").await.expect("the room deleted");
+    rooms.remove_participant("removed", "agent-x").await.expect("the agent removed");
     within("the room's end", async {
         while let Some(event) = events.recv().await {
             if let RoomEvent::Disconnected { .. } = event {

@@ -135,6 +135,10 @@ pub enum Command {
     Connect,
     Send(Box<WorkerMessage>),
     StartJob(Box<Assignment>),
+    /// The server has read the last status of a job that is over, or never will: it may leave.
+    JobRead {
+        job_id: String,
+    },
     /// Ask all jobs, those to come as well, to end gracefully.
     DrainJobs,
     /// Tell a job to leave now; to be answered by `JobEnded`.
