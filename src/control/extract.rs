@@ -6,11 +6,14 @@ use axum::{
         FromRequest, FromRequestParts, Path, Query, Request,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
-    http::{StatusCode, request::Parts},
+    http::{StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, Code};
+
+/// In bytes.
+const MAX_ID: usize = 256;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -52,17 +55,60 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// The session's id in the path.
+/// The one parameter of the path.
 #[derive(Debug)]
-pub struct SessionId(pub String);
+pub struct Id(pub String);
 
-impl<S: Send + Sync> FromRequestParts<S> for SessionId {
+impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let found: Result<Path<String>, PathRejection> =
             Path::from_request_parts(parts, state).await;
-        found.map(|Path(id)| Self(id)).map_err(|_| ApiError::invalid("The path is not valid"))
+        let Path(id) = found.map_err(|_| invalid_path())?;
+        Ok(Self(checked(id)?))
+    }
+}
+
+/// The two parameters of the path.
+#[derive(Debug)]
+pub struct Ids(pub String, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Ids {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let found: Result<Path<(String, String)>, PathRejection> =
+            Path::from_request_parts(parts, state).await;
+        let Path((first, second)) = found.map_err(|_| invalid_path())?;
+        Ok(Self(checked(first)?, checked(second)?))
+    }
+}
+
+fn invalid_path() -> ApiError {
+    ApiError::invalid("The path is not valid")
+}
+
+/// What no database holds is not asked for.
+fn checked(id: String) -> Result<String, ApiError> {
+    if id.len() > MAX_ID || id.contains('\0') { Err(invalid_path()) } else { Ok(id) }
+}
+
+/// A JSON body that may be left out.
+#[derive(Debug)]
+pub struct MaybeBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for MaybeBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let typed = request.headers().contains_key(header::CONTENT_TYPE);
+        let empty = request.headers().get(header::CONTENT_LENGTH).is_none_or(|it| it == "0")
+            && !request.headers().contains_key(header::TRANSFER_ENCODING);
+        if empty && !typed {
+            return Ok(Self(T::default()));
+        }
+        Body::from_request(request, state).await.map(|Body(body)| Self(body))
     }
 }
 

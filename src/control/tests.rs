@@ -15,6 +15,7 @@ use super::{
     serve,
 };
 use crate::{
+    config::{Config, control::ControlSettings},
     session::command::Usage,
     transcript::{
         reporter::{DEFAULT_OUTBOX_CAP, Reporter, ReporterConfig, SessionInfo},
@@ -42,7 +43,16 @@ fn config(livekit: Option<LiveKitConfig>, database_url: &str) -> ControlConfig {
         database_url: database_url.into(),
         agent_name: "assistant".into(),
         metrics: None,
+        settings: settings(),
     }
+}
+
+/// Whatever is on disk lies in a directory of its own.
+fn settings() -> ControlSettings {
+    let mut settings = Config::from_vars([("ANTIPHON_RATE_LIMIT", "0")]).unwrap().control;
+    settings.recordings_dir =
+        std::env::temp_dir().join(format!("antiphon-{}", uuid::Uuid::new_v4().simple()));
+    settings
 }
 
 fn client() -> reqwest::Client {

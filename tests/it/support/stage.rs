@@ -55,6 +55,12 @@ impl Stage {
                 database_url: format!("sqlite://{}", state.path().join("control.db").display()),
                 agent_name: "test-agent".into(),
                 metrics: None,
+                settings: Config::from_vars([(
+                    "ANTIPHON_STATE_DIR",
+                    state.path().to_str().expect("UTF-8"),
+                )])
+                .expect("settings")
+                .control,
             },
             stop.clone(),
         )

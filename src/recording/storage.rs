@@ -1,0 +1,236 @@
+//! Where recordings are kept: a directory, or an S3-compatible storage.
+
+use std::{ops::Range, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutPayload, aws::AmazonS3Builder, local::LocalFileSystem,
+    path::Path,
+};
+use secrecy::ExposeSecret;
+
+use super::{RecordingKey, sealed};
+use crate::config::control::S3;
+
+/// Read at once.
+const PIECE: u64 = 256 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error("there is no such object")]
+    Missing,
+    #[error("the storage failed: {0}")]
+    Failed(object_store::Error),
+    #[error("the recording is encrypted, and ANTIPHON_RECORDING_KEY is not set to its key")]
+    Sealed,
+    #[error("the object's name is not valid")]
+    Name,
+    #[error("the directory of recordings cannot be made: {0}")]
+    Directory(std::io::Error),
+}
+
+impl From<object_store::Error> for StorageError {
+    fn from(error: object_store::Error) -> Self {
+        match error {
+            object_store::Error::NotFound { .. } => Self::Missing,
+            error => Self::Failed(error),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Storage {
+    objects: Arc<dyn ObjectStore>,
+    key: Option<RecordingKey>,
+}
+
+/// An object as its reader gets it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    storage: Storage,
+    path: Path,
+    /// In bytes, decrypted.
+    pub size: u64,
+    sealed: Option<sealed::Opener>,
+}
+
+impl Storage {
+    /// A directory, made if need be.
+    pub fn local(directory: &PathBuf, key: Option<RecordingKey>) -> Result<Self, StorageError> {
+        std::fs::create_dir_all(directory).map_err(StorageError::Directory)?;
+        let objects = LocalFileSystem::new_with_prefix(directory)?.with_fsync(true);
+        Ok(Self { objects: Arc::new(objects), key })
+    }
+
+    pub fn s3(s3: &S3, key: Option<RecordingKey>) -> Result<Self, StorageError> {
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(&s3.bucket)
+            .with_region(&s3.region)
+            .with_virtual_hosted_style_request(s3.endpoint.is_none());
+        if let Some(endpoint) = &s3.endpoint {
+            builder = builder
+                .with_endpoint(endpoint.as_str().trim_end_matches('/'))
+                .with_allow_http(endpoint.scheme() == "http");
+        }
+        if let Some(access) = &s3.access_key {
+            builder = builder.with_access_key_id(access);
+        }
+        if let Some(secret) = &s3.secret_key {
+            builder = builder.with_secret_access_key(secret.expose_secret());
+        }
+        Ok(Self { objects: Arc::new(builder.build()?), key })
+    }
+
+    pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StorageError> {
+        self.objects.put(&path(name)?, PutPayload::from(bytes)).await?;
+        Ok(())
+    }
+
+    /// In pieces, so that a long recording is never in memory as a whole.
+    pub async fn put_file(&self, name: &str, file: &std::path::Path) -> Result<(), StorageError> {
+        use tokio::io::AsyncReadExt;
+        /// S3 takes no smaller part but the last.
+        const PART: usize = 8 * 1024 * 1024;
+        let failed = |error: std::io::Error| {
+            StorageError::Failed(object_store::Error::Generic {
+                store: "file",
+                source: Box::new(error),
+            })
+        };
+        let mut file = tokio::fs::File::open(file).await.map_err(failed)?;
+        let mut upload = self.objects.put_multipart(&path(name)?).await?;
+        loop {
+            let mut part = Vec::new();
+            (&mut file).take(PART as u64).read_to_end(&mut part).await.map_err(failed)?;
+            let last = part.len() < PART;
+            if let Err(error) = upload.put_part(PutPayload::from(part)).await {
+                // What is there of it is of no use; the first error counts.
+                let _ = upload.abort().await;
+                return Err(error.into());
+            }
+            if last {
+                upload.complete().await?;
+                return Ok(());
+            }
+        }
+    }
+
+    /// One that is not there is fine.
+    pub async fn delete(&self, name: &str) -> Result<(), StorageError> {
+        match self.objects.delete(&path(name)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub async fn find(&self, name: &str, encrypted: bool) -> Result<Found, StorageError> {
+        let path = path(name)?;
+        let stored = self.objects.head(&path).await?.size;
+        let sealed = if encrypted {
+            let key = self.key.as_ref().ok_or(StorageError::Sealed)?;
+            let header = 0..(sealed::HEADER as u64).min(stored);
+            let header = self.objects.get_range(&path, header).await?;
+            Some(sealed::Opener::new(key, &header).ok_or(StorageError::Sealed)?)
+        } else {
+            None
+        };
+        let size = if encrypted { sealed::plain_size(stored) } else { stored };
+        Ok(Found { storage: self.clone(), path, size, sealed })
+    }
+}
+
+impl Found {
+    /// `range` lies within the size.
+    pub fn read(
+        self,
+        range: Range<u64>,
+    ) -> impl Stream<Item = Result<Bytes, StorageError>> + Send + 'static {
+        stream::try_unfold((self, range), |(found, range)| async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let end = range.end.min(range.start + PIECE);
+            let piece = found.piece(range.start..end).await?;
+            Ok(Some((piece, (found, end..range.end))))
+        })
+    }
+
+    async fn piece(&self, range: Range<u64>) -> Result<Bytes, StorageError> {
+        let objects = &self.storage.objects;
+        let Some(sealed) = &self.sealed else {
+            return Ok(objects.get_range(&self.path, range).await?);
+        };
+        let chunks = sealed::chunks_of(&range);
+        let bytes = objects.get_range(&self.path, sealed::stored(&chunks)).await?;
+        let plain = sealed.open(chunks.start, &bytes).ok_or(StorageError::Sealed)?;
+        let skipped = (range.start - chunks.start * sealed::CHUNK as u64) as usize;
+        let length = (range.end - range.start) as usize;
+        let part = plain.get(skipped..skipped + length).ok_or(StorageError::Sealed)?;
+        Ok(Bytes::copy_from_slice(part))
+    }
+}
+
+fn path(name: &str) -> Result<Path, StorageError> {
+    Path::parse(name).map_err(|_| StorageError::Name)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> RecordingKey {
+        RecordingKey([7; 32])
+    }
+
+    async fn read(found: Found, range: Range<u64>) -> Vec<u8> {
+        let pieces: Vec<Bytes> = found.read(range).try_collect().await.unwrap();
+        pieces.concat()
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_read_in_any_part_and_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage::local(&directory.path().join("deep"), None).unwrap();
+        let bytes: Vec<u8> = (0..600_000_u32).map(|n| (n / 7) as u8).collect();
+        storage.put("a/b.mp4", bytes.clone().into()).await.unwrap();
+        let found = storage.find("a/b.mp4", false).await.unwrap();
+        assert_eq!(found.size, 600_000);
+        assert_eq!(read(found.clone(), 0..600_000).await, bytes);
+        assert_eq!(read(found, 299_999..300_002).await, bytes[299_999..300_002]);
+        storage.delete("a/b.mp4").await.unwrap();
+        storage.delete("a/b.mp4").await.unwrap();
+        assert!(matches!(storage.find("a/b.mp4", false).await, Err(StorageError::Missing)));
+        assert!(matches!(storage.find("../x", false).await, Err(StorageError::Name)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn a_sealed_object_is_read_in_any_part(size in 1..20_000_usize, a: u16, b: u16) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let directory = tempfile::tempdir().unwrap();
+                let storage = Storage::local(&directory.path().into(), Some(key())).unwrap();
+                let plain: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+                let mut sealer = sealed::Sealer::new(&key()).unwrap();
+                let mut stored = sealer.header().to_vec();
+                stored.extend(sealer.write(&plain).unwrap());
+                stored.extend(sealer.finish().unwrap());
+                assert!(stored.windows(32).all(|window| !plain.windows(32).any(|it| it == window)));
+                storage.put("x", stored.into()).await.unwrap();
+                let found = storage.find("x", true).await.unwrap();
+                assert_eq!(found.size, size as u64);
+                let (a, b) = (a as usize % size, b as usize % size);
+                let (from, to) = (a.min(b), a.max(b) + 1);
+                assert_eq!(read(found, from as u64..to as u64).await, plain[from..to]);
+                let other = Storage { key: Some(RecordingKey([8; 32])), ..storage };
+                let wrong = other.find("x", true).await.unwrap().read(0..1);
+                assert!(wrong.try_collect::<Vec<_>>().await.is_err());
+            });
+        }
+    }
+}
