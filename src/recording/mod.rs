@@ -1,6 +1,9 @@
 //! Recordings: the worker's own recorder, and the storage that holds what it and LiveKit Egress
 //! have made.
 
+pub mod mix;
+pub mod ogg;
+pub mod recorder;
 pub mod sealed;
 pub mod storage;
 

@@ -110,8 +110,19 @@ pub struct Opener {
 impl Opener {
     /// `None`: not such a file.
     pub fn new(key: &RecordingKey, header: &[u8]) -> Option<Self> {
-        let random = header.strip_prefix(&MARK)?.try_into().ok()?;
+        let random = header.get(..HEADER)?.strip_prefix(&MARK)?.try_into().ok()?;
         Some(Self { cipher: cipher(key)?, random })
+    }
+
+    /// What can be opened of a whole file, and how long that part of the file is: the rest is torn.
+    pub fn open_whole(&self, file: &[u8]) -> (Vec<u8>, u64) {
+        let (mut plain, mut whole) = (Vec::new(), HEADER.min(file.len()));
+        for (chunk, number) in file[whole..].chunks(SEALED as usize).zip(0..) {
+            let Some(opened) = self.open(number, chunk) else { break };
+            plain.extend(opened);
+            whole += chunk.len();
+        }
+        (plain, whole as u64)
     }
 
     /// Consecutive chunks, the first of this number. `None`: another key, or changed.

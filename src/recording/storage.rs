@@ -220,7 +220,8 @@ mod tests {
                 let mut stored = sealer.header().to_vec();
                 stored.extend(sealer.write(&plain).unwrap());
                 stored.extend(sealer.finish().unwrap());
-                assert!(stored.windows(32).all(|window| !plain.windows(32).any(|it| it == window)));
+                let beginning = &plain[..size.min(32)];
+                assert!(size < 8 || !stored.windows(beginning.len()).any(|it| it == beginning));
                 storage.put("x", stored.into()).await.unwrap();
                 let found = storage.find("x", true).await.unwrap();
                 assert_eq!(found.size, size as u64);
