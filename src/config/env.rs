@@ -513,7 +513,11 @@ mod tests {
             .lines()
             .map(|line| line.trim_start_matches("# ").trim_start_matches('#'))
             .filter_map(|line| line.split_once('=').map(|(name, _)| name))
-            .filter(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+            .filter(|name| {
+                let fits =
+                    |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+                name.bytes().all(fits)
+            })
             .collect();
         let mut known: Vec<&str> = names::ALL.iter().map(|setting| setting.env).collect();
         listed.sort_unstable();

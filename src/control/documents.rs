@@ -17,8 +17,7 @@ use super::{
 use crate::{clock, store::documents::Document};
 
 const MAX_NAME: usize = 256;
-/// In bytes.
-const MAX_CONTENT: usize = 900_000;
+const MAX_CONTENT: usize = 200_000;
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -26,12 +25,16 @@ const MAX_CONTENT: usize = 900_000;
     "title": "Opening hours", "content": "We are open from 9 to 5.", "entityId": "acme"
 }))]
 pub struct AddDocument {
+    #[schema(min_length = 1, max_length = 256, pattern = r"\S")]
     title: String,
     /// Plain text or Markdown.
+    #[schema(min_length = 1, max_length = 200_000)]
     content: String,
     #[serde(default)]
+    #[schema(max_length = 256)]
     entity_id: String,
     #[serde(default)]
+    #[schema(max_length = 256)]
     department_id: String,
 }
 
@@ -97,15 +100,15 @@ pub async fn add(
     Extension(principal): Extension<Principal>,
     Body(body): Body<AddDocument>,
 ) -> Result<(StatusCode, Json<DocumentAdded>), ApiError> {
-    let short = |text: &str| text.len() <= MAX_NAME;
+    let short = |text: &str| text.chars().count() <= MAX_NAME;
     if body.title.trim().is_empty() || !short(&body.title) {
-        return Err(ApiError::invalid("title must have from 1 to 256 bytes"));
+        return Err(ApiError::invalid("title must have from 1 to 256 characters"));
     }
     if !short(&body.entity_id) || !short(&body.department_id) {
-        return Err(ApiError::invalid("entityId, departmentId: at most 256 bytes"));
+        return Err(ApiError::invalid("entityId, departmentId: at most 256 characters"));
     }
-    if body.content.is_empty() || body.content.len() > MAX_CONTENT {
-        return Err(ApiError::invalid("content must have from 1 to 900000 bytes"));
+    if body.content.is_empty() || body.content.chars().count() > MAX_CONTENT {
+        return Err(ApiError::invalid("content must have from 1 to 200000 characters"));
     }
     let document = Document {
         id: uuid::Uuid::new_v4().to_string(),

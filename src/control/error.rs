@@ -32,6 +32,7 @@ pub enum Code {
     RecordingNotFound,
     TranscriptNotFound,
     DocumentNotFound,
+    PersonNotFound,
     LinkExpired,
     MethodNotAllowed,
     SessionEnded,
@@ -100,6 +101,9 @@ impl Code {
             }
             Self::DocumentNotFound => {
                 ("DOCUMENT_NOT_FOUND", StatusCode::NOT_FOUND, "There is no such document")
+            }
+            Self::PersonNotFound => {
+                ("PERSON_NOT_FOUND", StatusCode::NOT_FOUND, "Nothing is stored about this person")
             }
             Self::AlreadyRecording => {
                 ("ALREADY_RECORDING", StatusCode::CONFLICT, "This session is being recorded")

@@ -1,10 +1,10 @@
 //! Extractors that turn each way a request can be wrong into an [`ApiError`].
 
 use axum::{
-    Json,
+    body::Bytes,
     extract::{
         FromRequest, FromRequestParts, Path, Query, Request,
-        rejection::{JsonRejection, PathRejection, QueryRejection},
+        rejection::{PathRejection, QueryRejection},
     },
     http::{StatusCode, header, request::Parts},
 };
@@ -15,7 +15,7 @@ use super::error::{ApiError, Code};
 /// In bytes.
 const MAX_ID: usize = 256;
 
-/// A JSON body.
+/// A JSON object as the body.
 #[derive(Debug)]
 pub struct Body<T>(pub T);
 
@@ -23,21 +23,38 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match Json::from_request(request, state).await {
-            Ok(Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(match &rejection {
-                // Serde says where, which is worth more to a client than a fixed sentence.
-                JsonRejection::JsonDataError(_) | JsonRejection::JsonSyntaxError(_) => {
-                    ApiError::invalid(cut(rejection.body_text()))
-                }
-                JsonRejection::MissingJsonContentType(_) => Code::UnsupportedMediaType.into(),
-                _ if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                    Code::PayloadTooLarge.into()
-                }
-                _ => ApiError::invalid("The body could not be read"),
-            }),
+        if !is_json(&request) {
+            return Err(Code::UnsupportedMediaType.into());
         }
+        let body = read(request, state).await?;
+        // Serde would take a list for a struct too.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ApiError::invalid("The body is not a JSON object"));
+        }
+        parse(&body).map(Self)
     }
+}
+
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, state).await.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            return Code::PayloadTooLarge.into();
+        }
+        ApiError::invalid("The body could not be read")
+    })
+}
+
+/// Serde says where, which is worth more to a client than a fixed sentence.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::invalid(cut(error.to_string())))
+}
+
+/// `application/json` or `application/*+json`.
+fn is_json(request: &Request) -> bool {
+    let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return false };
+    let Ok(value) = value.to_str() else { return false };
+    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
 
 /// The query string.
@@ -91,7 +108,7 @@ fn invalid_path() -> ApiError {
 
 /// What no database holds is not asked for.
 fn checked(id: String) -> Result<String, ApiError> {
-    if id.len() > MAX_ID || id.contains('\0') { Err(invalid_path()) } else { Ok(id) }
+    if id.len() > MAX_ID || id.contains('\0') { Err(Code::NotFound.into()) } else { Ok(id) }
 }
 
 /// A JSON body that may be left out.
@@ -102,13 +119,14 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for MaybeBody
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let typed = request.headers().contains_key(header::CONTENT_TYPE);
-        let empty = request.headers().get(header::CONTENT_LENGTH).is_none_or(|it| it == "0")
-            && !request.headers().contains_key(header::TRANSFER_ENCODING);
-        if empty && !typed {
-            return Ok(Self(T::default()));
+        let json = is_json(&request);
+        let body = read(request, state).await?;
+        match body.trim_ascii() {
+            b"" | b"null" => Ok(Self(T::default())),
+            _ if !json => Err(Code::UnsupportedMediaType.into()),
+            [b'{', ..] => parse(&body).map(Self),
+            _ => Err(ApiError::invalid("The body is not a JSON object")),
         }
-        Body::from_request(request, state).await.map(|Body(body)| Self(body))
     }
 }
 

@@ -22,7 +22,7 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// LiveKit gives up on a webhook long before.
 const WEBHOOKS_KEPT_MS: i64 = 7 * DAY_MS;
 
-/// Until the shutdown.
+/// Until it is dropped.
 pub async fn run(app: App) {
     let every = |period| {
         let mut ticks = tokio::time::interval(period);
@@ -31,11 +31,9 @@ pub async fn run(app: App) {
     };
     let (mut deadlines, mut reconcile_at, mut purge_at) =
         (every(DEADLINES_EVERY), every(RECONCILE_EVERY), every(PURGE_EVERY));
-    let shutdown = app.shutdown.clone();
     loop {
         let done = tokio::select! {
             biased;
-            () = shutdown.cancelled() => return,
             _ = deadlines.tick() => do_due(&app).await,
             _ = reconcile_at.tick() => reconcile(&app, clock::unix_ms()).await,
             _ = purge_at.tick() => purge(&app, clock::unix_ms()).await,
@@ -133,4 +131,78 @@ pub async fn purge(app: &App, now: i64) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use livekit_protocol::participant_info::Kind;
+
+    use super::*;
+    use crate::{
+        control::{livekit_double::LiveKitDouble, tests::app},
+        store::{DEFAULT_TENANT as TENANT, NewSession},
+    };
+
+    fn session(id: &str, at: i64) -> NewSession {
+        NewSession {
+            id: id.into(),
+            room: format!("session-{id}"),
+            metadata: json!({}),
+            max_participants: 10,
+            created_at: at,
+            ..NewSession::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_webhook_is_made_up_for_by_the_room_list() {
+        let livekit = LiveKitDouble::start().await;
+        let app = app(Some(livekit.config())).await;
+        for (id, started) in [("begun", None), ("gone", Some(0)), ("young", Some(99_000))] {
+            app.store.create_session(TENANT, session(id, 0)).await.unwrap();
+            if let Some(at) = started {
+                app.store.start_session(TENANT, id, at).await.unwrap();
+            }
+        }
+        livekit.rooms.lock().join("session-begun", "ann", Kind::Standard);
+        reconcile(&app, 100_000).await.unwrap();
+        let status = async |id: &str| app.store.session(TENANT, id).await.unwrap().unwrap().status;
+        assert_eq!(status("begun").await, SessionStatus::InProgress);
+        assert_eq!(status("gone").await, SessionStatus::Completed);
+        assert_eq!(status("young").await, SessionStatus::InProgress, "its room may yet appear");
+    }
+
+    #[tokio::test]
+    async fn sessions_go_after_their_tenants_time_with_their_recordings() {
+        let app = app(None).await;
+        let day = |days: i64| days * DAY_MS;
+        for (id, ended) in [("old", 5), ("newer", 50)] {
+            app.store.create_session(TENANT, session(id, day(ended))).await.unwrap();
+            app.store.end_session(TENANT, id, day(ended)).await.unwrap();
+        }
+        app.storage.put("recordings/x.mp4", "sound".into()).await.unwrap();
+        let recording = crate::store::recordings::NewRecording {
+            id: "r".into(),
+            filename: "x.mp4".into(),
+            object_key: "recordings/x.mp4".into(),
+            track_type: "mixed".into(),
+            source: crate::store::recordings::RecordingSource::Egress,
+            status: crate::store::recordings::RecordingStatus::Complete,
+            egress_id: None,
+            encrypted: false,
+            duration_ms: 1,
+            file_size: 5,
+            created_at: 1,
+            ended_at: None,
+        };
+        app.store.add_recording(TENANT, "old", &recording).await.unwrap();
+        purge(&app, day(100)).await.unwrap();
+        assert!(app.store.session(TENANT, "old").await.unwrap().is_none());
+        assert!(app.store.session(TENANT, "newer").await.unwrap().is_some());
+        assert!(app.storage.find("recordings/x.mp4", false).await.is_err());
+        let page = crate::store::PageRequest { page: 1, limit: 10 };
+        let rows = app.store.audit_rows(TENANT, None, page).await.unwrap().rows;
+        assert_eq!((rows.len(), &*rows[0].action), (1, "retention.purge"));
+        assert_eq!(rows[0].detail["recordings"], 1);
+    }
 }

@@ -40,6 +40,7 @@ const TOKEN_TTL: Duration = Duration::from_hours(1);
 #[schema(example = json!({ "participantName": "Ann" }))]
 pub struct CreateLink {
     /// Shown to the others.
+    #[schema(min_length = 1, max_length = 128, pattern = r"\S")]
     participant_name: String,
 }
 
@@ -167,11 +168,12 @@ pub async fn join(
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(view)))
 }
 
+/// A multiple of 10^8 that fits into 32 bits: what is beyond it would make some numbers more likely.
+const FAIR: u32 = 4_200_000_000;
+
 /// Eight digits, each as likely as any other.
 fn password() -> Result<String, ApiError> {
     let random = ring::rand::SystemRandom::new();
-    // A multiple of 10^8 that fits: what is beyond it would make some more likely.
-    const FAIR: u32 = 4_200_000_000;
     loop {
         let mut bytes = [0; 4];
         ring::rand::SecureRandom::fill(&random, &mut bytes).map_err(|_| {

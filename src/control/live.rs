@@ -204,13 +204,13 @@ async fn talk(mut socket: WebSocket, mut messages: mpsc::Receiver<Message>) {
                 Some(Ok(ws::Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => continue,
             },
-            message = messages.recv() => match message {
-                Some(message) => ws::Message::text(message.into_text()),
-                None => {
+            message = messages.recv() => {
+                let Some(message) = message else {
                     let _ = socket.send(ws::Message::Close(None)).await;
                     return;
-                }
-            },
+                };
+                ws::Message::text(message.into_text())
+            }
             _ = pings.tick() => ws::Message::Ping(Bytes::new()),
         };
         // One that does not read is cut off, and comes back.

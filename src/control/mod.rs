@@ -32,10 +32,12 @@ pub use livekit::LiveKitConfig;
 
 mod agent;
 mod app;
+#[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
 mod audit;
 pub mod auth;
 mod cors;
 mod docs;
+#[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
 mod documents;
 pub mod error;
 #[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
@@ -126,17 +128,9 @@ pub async fn serve(
     if config.token.expose_secret().is_empty() {
         return Err(ControlError::EmptyToken);
     }
-    let store = Arc::new(Store::open(&config.database_url).await?);
-    let settings = config.settings;
-    let storage = open_storage(&settings)?;
-    let users = settings.jwt.clone().map(|keys| match keys {
-        JwtKeys::Hs256(secret) => UserKeys::Hs256(secret),
-        JwtKeys::Rs256(url) => UserKeys::Rs256(url),
-    });
-    let expected =
-        Expected { issuer: settings.jwt_issuer.clone(), audience: settings.jwt_audience.clone() };
-    let auth = Auth::new(config.token, users, expected);
     let address = SocketAddr::new(config.bind, config.port);
+    let app = open(config, shutdown.clone()).await?;
+    let store = app.store.clone();
     let bind = |error| ControlError::Bind { address, error };
     let listener = TcpListener::bind(address).await.map_err(bind)?;
     let addr = listener.local_addr().map_err(bind)?;
@@ -144,22 +138,8 @@ pub async fn serve(
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
-    let app = App(Arc::new(Shared {
-        store: store.clone(),
-        hub: live::Hub::default(),
-        livekit: config.livekit.map(LiveKit::new),
-        url_key: auth.signing_key("recording addresses"),
-        auth,
-        limits: Limits::new(settings.rate_limit),
-        storage,
-        settings,
-        agent_name: config.agent_name,
-        metrics: config.metrics,
-        shutdown: shutdown.clone(),
-        openapi: OnceLock::new(),
-        turns: app::Turns::default(),
-    }));
-    let housekeeping = tokio::spawn(housekeeping::run(app.clone()));
+    let housekeeping =
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(housekeeping::run(app.clone())));
     let server = axum::serve(listener, router::build(app))
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let task = tokio::spawn(async move {
@@ -177,6 +157,35 @@ pub async fn serve(
     });
     tracing::info!(%addr, "the control endpoint listens");
     Ok(Bound { addr, task })
+}
+
+/// Everything but the socket.
+async fn open(config: ControlConfig, shutdown: CancellationToken) -> Result<App, ControlError> {
+    let store = Arc::new(Store::open(&config.database_url).await?);
+    let settings = config.settings;
+    let storage = open_storage(&settings)?;
+    let users = settings.jwt.clone().map(|keys| match keys {
+        JwtKeys::Hs256(secret) => UserKeys::Hs256(secret),
+        JwtKeys::Rs256(url) => UserKeys::Rs256(url),
+    });
+    let expected =
+        Expected { issuer: settings.jwt_issuer.clone(), audience: settings.jwt_audience.clone() };
+    let auth = Auth::new(config.token, users, expected);
+    Ok(App(Arc::new(Shared {
+        store,
+        hub: live::Hub::default(),
+        livekit: config.livekit.map(LiveKit::new),
+        url_key: auth.signing_key("recording addresses"),
+        auth,
+        limits: Limits::new(settings.rate_limit),
+        storage,
+        settings,
+        agent_name: config.agent_name,
+        metrics: config.metrics,
+        shutdown,
+        openapi: OnceLock::new(),
+        turns: app::Turns::default(),
+    })))
 }
 
 /// Where recordings are, by the settings that the worker's recorder has too.

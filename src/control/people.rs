@@ -15,7 +15,10 @@ use super::{
     sessions::rfc3339,
     transcripts::TranscriptView,
 };
-use crate::{clock, store::tenants::Role};
+use crate::{
+    clock,
+    store::{people::PersonData, tenants::Role},
+};
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -81,6 +84,9 @@ pub async fn export(
     may(&principal, &identity)?;
     audit::record(&app, &principal, "person.export", &identity, json!({})).await?;
     let data = app.store.person(&principal.tenant, &identity).await?;
+    if data == PersonData::default() {
+        return Err(Code::PersonNotFound.into());
+    }
     let sessions = data.sessions.into_iter().map(|one| Attendance {
         session_id: one.session_id,
         name: one.name,

@@ -29,6 +29,7 @@ use crate::{
     store::{
         Recording, SessionStatus,
         recordings::{NewRecording, RecordingEnd, RecordingSource, RecordingStatus},
+        tenants::NewAudit,
         webhooks::RoomChange,
     },
 };
@@ -307,29 +308,26 @@ pub async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let missing = || ApiError::new(Code::RecordingNotFound);
-    let recording = match principal {
-        Some(Extension(principal)) => {
-            let row = app.store.recording(&principal.tenant, &id).await?.ok_or_else(missing)?;
-            let session = app.store.session(&row.tenant, &row.session_id).await?;
-            if !session.is_some_and(|session| principal.may_use(&session)) {
-                return Err(Code::Forbidden.into());
-            }
-            audit::record(&app, &principal, "recording.stream", &id, json!({})).await?;
-            row
+    let recording = if let Some(Extension(principal)) = principal {
+        let row = app.store.recording(&principal.tenant, &id).await?.ok_or_else(missing)?;
+        let session = app.store.session(&row.tenant, &row.session_id).await?;
+        if !session.is_some_and(|session| principal.may_use(&session)) {
+            return Err(Code::Forbidden.into());
         }
-        None => {
-            let tenant = check_signature(&app, &id, &params)?;
-            let row = app.store.recording(&tenant, &id).await?.ok_or_else(missing)?;
-            let by = crate::store::tenants::NewAudit {
-                at: clock::unix_ms(),
-                actor: "signed address",
-                action: "recording.stream",
-                object: &id,
-                detail: json!({}),
-            };
-            app.store.audit(&tenant, by).await?;
-            row
-        }
+        audit::record(&app, &principal, "recording.stream", &id, json!({})).await?;
+        row
+    } else {
+        let tenant = check_signature(&app, &id, &params)?;
+        let row = app.store.recording(&tenant, &id).await?.ok_or_else(missing)?;
+        let by = NewAudit {
+            at: clock::unix_ms(),
+            actor: "signed address",
+            action: "recording.stream",
+            object: &id,
+            detail: json!({}),
+        };
+        app.store.audit(&tenant, by).await?;
+        row
     };
     serve(&app, &recording, &headers).await
 }

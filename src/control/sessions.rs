@@ -33,6 +33,7 @@ const MAX_METADATA: usize = 16 * 1024;
 }))]
 pub struct CreateSession {
     /// The agent to dispatch, by its registered name; the configured one if absent.
+    #[schema(max_length = 128)]
     agent: Option<String>,
     /// The room's metadata, all of it usable in the agent's prompt.
     #[schema(value_type = Object)]
@@ -191,8 +192,8 @@ pub async fn create(
     Body(body): Body<CreateSession>,
 ) -> Result<(StatusCode, Json<SessionCreated>), ApiError> {
     let agent = body.agent.unwrap_or_else(|| app.agent_name.clone());
-    if agent.len() > MAX_AGENT_NAME {
-        return Err(ApiError::invalid("agent: at most 128 bytes"));
+    if agent.chars().count() > MAX_AGENT_NAME {
+        return Err(ApiError::invalid("agent: at most 128 characters"));
     }
     let metadata = Value::Object(body.metadata);
     if metadata.to_string().len() > MAX_METADATA {
@@ -218,12 +219,20 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(SessionCreated { session: session.into() })))
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StatusFilter {
+    Active,
+    Completed,
+    All,
+}
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListParams {
-    /// active (created or in progress), completed or all.
-    #[param(default = "active")]
-    status: Option<String>,
+    /// active: created or in progress.
+    #[param(inline, default = "active")]
+    status: Option<StatusFilter>,
     /// From 1.
     #[param(minimum = 1, default = 1)]
     page: Option<u32>,
@@ -241,11 +250,10 @@ pub async fn list(
     Extension(principal): Extension<Principal>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<SessionList>, ApiError> {
-    let filter = match params.status.as_deref() {
-        None | Some("active") => SessionFilter::Active,
-        Some("completed") => SessionFilter::Completed,
-        Some("all") => SessionFilter::All,
-        Some(_) => return Err(ApiError::invalid("status must be active, completed or all")),
+    let filter = match params.status {
+        None | Some(StatusFilter::Active) => SessionFilter::Active,
+        Some(StatusFilter::Completed) => SessionFilter::Completed,
+        Some(StatusFilter::All) => SessionFilter::All,
     };
     let page = page_request(params.page, params.limit)?;
     let query = SessionsQuery {

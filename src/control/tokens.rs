@@ -41,6 +41,7 @@ pub enum Profile {
 #[schema(example = json!({ "participantName": "Ann", "canPublish": true }))]
 pub struct CreateToken {
     /// Shown to the others.
+    #[schema(min_length = 1, max_length = 128, pattern = r"\S")]
     participant_name: String,
     /// What it is for; for client and agent, the grants below can only be fewer.
     #[serde(default)]
@@ -141,11 +142,10 @@ impl TokenView {
 }
 
 pub fn check_name(name: &str) -> Result<&str, ApiError> {
-    let name = name.trim();
-    if name.is_empty() || name.len() > MAX_NAME {
-        return Err(ApiError::invalid("participantName must have from 1 to 128 bytes"));
+    if name.trim().is_empty() || name.chars().count() > MAX_NAME {
+        return Err(ApiError::invalid("participantName must have from 1 to 128 characters"));
     }
-    Ok(name)
+    Ok(name.trim())
 }
 
 /// Said before somebody connects in vain; the server's own limit is what holds.

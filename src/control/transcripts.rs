@@ -22,7 +22,7 @@ pub const MAX_LIMIT: u32 = 500;
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({
     "id": "SG_1", "speakerId": "ann", "speakerName": "Ann", "content": "Book a table.",
-    "timestampMs": 2100, "durationMs": 900, "confidence": 0.97, "isFinal": true, "flagged": false
+    "timestampMs": 2100, "durationMs": 900, "confidence": 0.97, "isFinal": true
 }))]
 pub struct TranscriptView {
     pub id: String,
@@ -35,7 +35,7 @@ pub struct TranscriptView {
     pub confidence: f64,
     pub is_final: bool,
     /// Whether somebody has marked it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flagged: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flag_reason: Option<String>,
@@ -162,6 +162,7 @@ const MAX_REASON: usize = 500;
 pub struct Flag {
     flagged: bool,
     #[serde(default)]
+    #[schema(max_length = 500)]
     reason: String,
 }
 
@@ -185,8 +186,8 @@ pub async fn flag(
     Ids(id, tid): Ids,
     Body(body): Body<Flag>,
 ) -> Result<Json<Flagged>, ApiError> {
-    if body.reason.len() > MAX_REASON {
-        return Err(ApiError::invalid("reason: at most 500 bytes"));
+    if body.reason.chars().count() > MAX_REASON {
+        return Err(ApiError::invalid("reason: at most 500 characters"));
     }
     let session = find(&app, &principal, &id).await?;
     let reason = body.flagged.then_some(body.reason.as_str());

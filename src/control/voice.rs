@@ -66,6 +66,7 @@ pub struct CreateVoiceSession {
     agent_type: AgentType,
     /// converse or transcribe, or what the agent understands by it.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64)]
     mode: Option<String>,
 }
 
@@ -134,8 +135,8 @@ pub async fn create(
     Body(body): Body<CreateVoiceSession>,
 ) -> Result<impl IntoResponse, ApiError> {
     let mode = body.mode.unwrap_or_else(|| "converse".into());
-    if mode.is_empty() || mode.len() > 64 {
-        return Err(ApiError::invalid("mode must have from 1 to 64 bytes"));
+    if mode.is_empty() || mode.chars().count() > 64 {
+        return Err(ApiError::invalid("mode must have from 1 to 64 characters"));
     }
     let livekit = app.livekit()?;
     let agent_type = body.agent_type.as_str();
@@ -292,6 +293,8 @@ async fn find(app: &App, principal: &Principal, room: &str) -> Result<Session, A
     let session = session
         .filter(|session| session.tenant == principal.tenant)
         .filter(|session| session.kind == SessionKind::Voice)
+        // What has been ended is gone.
+        .filter(|session| session.status != SessionStatus::Completed)
         .ok_or(ApiError::new(Code::RoomNotFound))?;
     if !principal.may_use(&session) {
         return Err(Code::Forbidden.into());

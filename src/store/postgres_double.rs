@@ -23,6 +23,9 @@ struct Server {
 static SERVER: OnceLock<Server> = OnceLock::new();
 
 /// The URL of a new, empty database, for a role that owns it and is no superuser.
+///
+/// # Panics
+/// When the programs are missing, or the server does not come up.
 pub async fn database() -> String {
     let server = SERVER.get_or_init(start);
     let host = server.socket.display();

@@ -20,6 +20,7 @@ Commands:
   lint         fmt, clippy, docs, licences and bans, unused dependencies
   test [ARGS]  everything `cargo test --workspace` knows, with a real livekit-server beside it;
                ARGS go to cargo test, such as `cargo xtask test --test it drain`
+  soak [N]     kill the control endpoint N times (1000) under load: nothing is lost or doubled
   tools        install what lint and test need, and nothing that is there already
   help         this text
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let result = match command {
         "lint" if rest.is_empty() => lint(),
         "test" => test(rest),
+        "soak" => soak(rest),
         "tools" if rest.is_empty() => all_tools(),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -85,13 +87,30 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
     let workspace = Workspace::find()?;
     tools::system_packages()?;
     let server = tools::livekit_server(&workspace)?;
+    let schemathesis = tools::schemathesis(&workspace)?;
     let workspace_wide = ["test", "--locked", "--workspace"];
     Step::cargo("build the tests", workspace_wide).args(["--no-run"]).args(arguments).run()?;
     Step::cargo("tests", workspace_wide)
         .args(arguments)
         .env("ANTIPHON_TEST_LIVEKIT_SERVER", server)
+        .env("ANTIPHON_TEST_SCHEMATHESIS", schemathesis)
         .run()?;
     println!("\nxtask test: all is well");
+    Ok(())
+}
+
+fn soak(arguments: &[String]) -> Result<(), Failure> {
+    let workspace = Workspace::find()?;
+    let server = tools::livekit_server(&workspace)?;
+    let kills = arguments.first().map_or("1000", String::as_str);
+    Step::cargo(
+        "soak",
+        ["test", "--locked", "--release", "--test", "it", "--", "kill_9_of_the_control"],
+    )
+    .env("ANTIPHON_TEST_LIVEKIT_SERVER", server)
+    .env("ANTIPHON_TEST_KILLS", kills)
+    .run()?;
+    println!("\nxtask soak: all is well");
     Ok(())
 }
 
@@ -100,6 +119,7 @@ fn all_tools() -> Result<(), Failure> {
     tools::system_packages()?;
     tools::livekit_server(&workspace)?;
     tools::cargo_deny(&workspace)?;
+    tools::schemathesis(&workspace)?;
     println!("\nxtask tools: all is there, in {}", workspace.tools().display());
     Ok(())
 }
