@@ -55,7 +55,7 @@ pub struct AuditParams {
     /// The id of a session, recording or person.
     object: Option<String>,
     /// From 1.
-    #[param(minimum = 1, default = 1)]
+    #[param(minimum = 1, maximum = 1_000_000, default = 1)]
     page: Option<u32>,
     #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,

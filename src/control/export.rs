@@ -42,7 +42,7 @@ pub enum Format {
 #[into_params(parameter_in = Query)]
 pub struct ExportParams {
     /// json (default), vtt (WebVTT captions), srt (SubRip captions), text.
-    #[param(inline)]
+    #[param(inline, value_type = Format, required = false)]
     format: Option<Format>,
 }
 

@@ -9,6 +9,7 @@ use axum::{
     http::{StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::error::{ApiError, Code};
 
@@ -46,7 +47,32 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiE
 
 /// Serde says where, which is worth more to a client than a fixed sentence.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| ApiError::invalid(cut(error.to_string())))
+    serde_json::from_slice(body).or_else(|error| {
+        // To JSON 2.0 is the integer 2; to serde it is not.
+        let mut value: Value = serde_json::from_slice(body).unwrap_or_default();
+        whole(&mut value);
+        serde_json::from_value(value).map_err(|_| ApiError::invalid(cut(error.to_string())))
+    })
+}
+
+/// Makes integers of numbers that are.
+fn whole(value: &mut Value) {
+    /// Up to here a float is exact.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => {
+            if let Some(float) = number.as_f64()
+                && number.is_f64()
+                && float.fract() == 0.0
+                && float.abs() <= EXACT
+            {
+                *number = (float as i64).into();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(whole),
+        Value::Object(fields) => fields.values_mut().for_each(whole),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
 }
 
 /// `application/json` or `application/*+json`.

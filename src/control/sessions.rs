@@ -184,7 +184,7 @@ struct Completed {
 /// Create a session. Its room is made when it is started.
 #[utoipa::path(
     post, path = "/api/sessions", tag = "sessions", request_body = CreateSession,
-    responses((status = 201, description = "Created", body = SessionCreated), Faults),
+    responses((status = 201, description = "Created", body = SessionCreated), Faults, BodyFaults),
 )]
 pub async fn create(
     State(app): State<App>,
@@ -231,10 +231,10 @@ pub enum StatusFilter {
 #[into_params(parameter_in = Query)]
 pub struct ListParams {
     /// active: created or in progress.
-    #[param(inline, default = "active")]
+    #[param(inline, value_type = StatusFilter, required = false, default = "active")]
     status: Option<StatusFilter>,
     /// From 1.
-    #[param(minimum = 1, default = 1)]
+    #[param(minimum = 1, maximum = 1_000_000, default = 1)]
     page: Option<u32>,
     #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,

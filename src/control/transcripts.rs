@@ -17,6 +17,7 @@ use crate::store::{PageRequest, Transcript, TranscriptQuery};
 
 const DEFAULT_LIMIT: u32 = 50;
 pub const MAX_LIMIT: u32 = 500;
+const MAX_PAGE: u32 = 1_000_000;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -83,8 +84,8 @@ impl Pagination {
 /// Checks a page asked for.
 pub fn page_request(page: Option<u32>, limit: Option<u32>) -> Result<PageRequest, ApiError> {
     let request = PageRequest { page: page.unwrap_or(1), limit: limit.unwrap_or(DEFAULT_LIMIT) };
-    if request.page == 0 {
-        return Err(ApiError::invalid("page counts from 1"));
+    if !(1..=MAX_PAGE).contains(&request.page) {
+        return Err(ApiError::invalid("page must be from 1 to 1000000"));
     }
     if !(1..=MAX_LIMIT).contains(&request.limit) {
         return Err(ApiError::invalid("limit must be from 1 to 500"));
@@ -112,7 +113,7 @@ pub struct TranscriptParams {
     #[param(example = "ann")]
     speaker: Option<String>,
     /// From 1.
-    #[param(minimum = 1, default = 1)]
+    #[param(minimum = 1, maximum = 1_000_000, default = 1)]
     page: Option<u32>,
     #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,

@@ -88,12 +88,14 @@ async fn the_api_keeps_to_its_own_document() {
                       "content": "hello", "spokenAtUnixMs": 1});
     let report = json!({"room": format!("session-{id}"), "startedAtUnixMs": 1, "items": [said]});
     stage.post("/api/ingest", report).await;
-    stage.post("/api/voice-sessions", json!({"agent_type": "general"})).await;
+    let (_, voice) = stage.post("/api/voice-sessions", json!({"agent_type": "general"})).await;
+    let room = voice["room_name"].as_str().expect("a room").to_owned();
     stage.post("/api/knowledge/documents", json!({"title": "t", "content": "c"})).await;
 
     let config = stage.state.path().join("schemathesis.toml");
     let settings = format!(
-        "[parameters]\n\"path.id\" = \"{id}\"\n\n\
+        "[parameters]\n\"path.id\" = \"{id}\"\n\"path.tid\" = \"SG_1\"\n\
+         \"path.room\" = \"{room}\"\n\"path.identity\" = \"ann\"\n\n\
          # LiveKit Egress is a service of its own, which is not here.\n\
          [[operations]]\ninclude-name = \"POST /api/sessions/{{id}}/recordings\"\n\
          checks.not_a_server_error.enabled = false\n\n\
