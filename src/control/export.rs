@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{IntoParams, openapi::schema::Object};
 
 use super::{
     app::App,
@@ -18,7 +18,7 @@ use super::{
     auth::Principal,
     error::{ApiError, Faults},
     extract::{Id, Params},
-    sessions::find,
+    sessions::{find, one_of},
     transcripts::TranscriptView,
 };
 use crate::store::{PageRequest, Transcript, TranscriptQuery};
@@ -29,7 +29,7 @@ const MAX_ROWS: usize = 100_000;
 /// A caption of a final whose length is not known is shown this long.
 const SHOWN_MS: i64 = 2_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     Json,
@@ -38,11 +38,15 @@ pub enum Format {
     Text,
 }
 
+fn format_schema() -> Object {
+    one_of("json", &["json", "vtt", "srt", "text"])
+}
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ExportParams {
     /// json (default), vtt (WebVTT captions), srt (SubRip captions), text.
-    #[param(inline, value_type = Format, required = false)]
+    #[param(schema_with = format_schema, required = false)]
     format: Option<Format>,
 }
 

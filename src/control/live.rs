@@ -48,6 +48,8 @@ const OUTGOING: usize = 32;
 /// Events read from the store at once.
 const PAGE: u32 = 200;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a database that others write to is looked into.
+const RECHECK: Duration = Duration::from_millis(500);
 /// A listener over a WebSocket has nothing to say.
 const MAX_INCOMING: usize = 1024;
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -343,8 +345,14 @@ impl Listener {
             self.sender.send(Message::Event { id: None, name: "gap".into(), data }).await?;
         }
         self.catch_up().await?;
+        // Other endpoints of a fleet write to the same database.
+        let recheck = if self.app.store.is_shared() { RECHECK } else { Duration::MAX };
         loop {
-            match signals.recv().await {
+            let signal = match tokio::time::timeout(recheck, signals.recv()).await {
+                Ok(signal) => signal,
+                Err(_) => Ok(Signal::Stored),
+            };
+            match signal {
                 Ok(Signal::Stored) => self.catch_up().await?,
                 Ok(Signal::Interim(data)) => {
                     let name = "interim".into();

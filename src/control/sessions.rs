@@ -4,7 +4,10 @@ use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::schema::{Object, ObjectBuilder, Type},
+};
 
 use super::{
     app::App,
@@ -219,7 +222,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(SessionCreated { session: session.into() })))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StatusFilter {
     Active,
@@ -227,11 +230,24 @@ pub enum StatusFilter {
     All,
 }
 
+fn status_schema() -> Object {
+    one_of("active", &["active", "completed", "all"])
+}
+
+/// A parameter that is one of these words.
+pub fn one_of(default: &str, words: &[&str]) -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words.iter().copied()))
+        .default(Some(default.into()))
+        .build()
+}
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListParams {
     /// active: created or in progress.
-    #[param(inline, value_type = StatusFilter, required = false, default = "active")]
+    #[param(schema_with = status_schema, required = false)]
     status: Option<StatusFilter>,
     /// From 1.
     #[param(minimum = 1, maximum = 1_000_000, default = 1)]

@@ -67,7 +67,9 @@ impl Storage {
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&s3.bucket)
             .with_region(&s3.region)
-            .with_virtual_hosted_style_request(s3.endpoint.is_none());
+            .with_virtual_hosted_style_request(s3.endpoint.is_none())
+            // One by one: not every compatible storage knows more.
+            .with_disable_bulk_delete(true);
         if let Some(endpoint) = &s3.endpoint {
             builder = builder
                 .with_endpoint(endpoint.as_str().trim_end_matches('/'))
@@ -99,11 +101,18 @@ impl Storage {
             })
         };
         let mut file = tokio::fs::File::open(file).await.map_err(failed)?;
-        let mut upload = self.objects.put_multipart(&path(name)?).await?;
+        let mut upload = None;
         loop {
             let mut part = Vec::new();
             (&mut file).take(PART as u64).read_to_end(&mut part).await.map_err(failed)?;
             let last = part.len() < PART;
+            if last && upload.is_none() {
+                return self.put(name, part.into()).await;
+            }
+            let upload = match &mut upload {
+                Some(upload) => upload,
+                None => upload.insert(self.objects.put_multipart(&path(name)?).await?),
+            };
             if let Err(error) = upload.put_part(PutPayload::from(part)).await {
                 // What is there of it is of no use; the first error counts.
                 let _ = upload.abort().await;
@@ -205,6 +214,93 @@ mod tests {
         storage.delete("a/b.mp4").await.unwrap();
         assert!(matches!(storage.find("a/b.mp4", false).await, Err(StorageError::Missing)));
         assert!(matches!(storage.find("../x", false).await, Err(StorageError::Name)));
+    }
+
+    /// An S3-compatible storage as far as one bucket goes
+    /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Storage_Service.html>).
+    async fn s3_double() -> (url::Url, Objects) {
+        use axum::{
+            Router,
+            extract::{Path as UrlPath, State},
+            http::{HeaderMap, Method, StatusCode, header},
+            response::{IntoResponse, Response},
+            routing::any,
+        };
+        async fn answer(
+            method: Method,
+            State(objects): State<Objects>,
+            UrlPath((bucket, key)): UrlPath<(String, String)>,
+            headers: HeaderMap,
+            body: Bytes,
+        ) -> Response {
+            assert_eq!(bucket, "calls");
+            let signed = headers[header::AUTHORIZATION].to_str().unwrap();
+            assert!(signed.starts_with("AWS4-HMAC-SHA256 Credential=access/"), "{signed}");
+            let mut objects = objects.lock();
+            let etag =
+                [(header::ETAG, "\"1\""), (header::LAST_MODIFIED, "Thu, 01 Jan 2026 00:00:00 GMT")];
+            match method {
+                Method::PUT => {
+                    objects.insert(key, body);
+                    (etag, "").into_response()
+                }
+                Method::DELETE => {
+                    objects.remove(&key);
+                    StatusCode::NO_CONTENT.into_response()
+                }
+                _ => {
+                    let Some(bytes) = objects.get(&key) else {
+                        return StatusCode::NOT_FOUND.into_response();
+                    };
+                    let Some(range) = headers.get(header::RANGE) else {
+                        return (etag, bytes.clone()).into_response();
+                    };
+                    let range = range.to_str().unwrap().strip_prefix("bytes=").unwrap();
+                    let (from, to) = range.split_once('-').unwrap();
+                    let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
+                    let said = format!("bytes {from}-{to}/{}", bytes.len());
+                    let part = bytes.slice(from..=to);
+                    (StatusCode::PARTIAL_CONTENT, etag, [(header::CONTENT_RANGE, said)], part)
+                        .into_response()
+                }
+            }
+        }
+        let objects = Objects::default();
+        let app = Router::new().route("/{bucket}/{*key}", any(answer)).with_state(objects.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        (url, objects)
+    }
+
+    type Objects = Arc<parking_lot::Mutex<std::collections::HashMap<String, Bytes>>>;
+
+    #[tokio::test]
+    async fn an_s3_compatible_storage_holds_recordings_too() {
+        crate::net::install_crypto();
+        let (endpoint, objects) = s3_double().await;
+        let s3 = S3 {
+            bucket: "calls".into(),
+            access_key: Some("access".into()),
+            secret_key: Some("secret".to_owned().into()),
+            region: "eu-1".into(),
+            endpoint: Some(endpoint),
+        };
+        let storage = Storage::s3(&s3, Some(key())).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("sound");
+        std::fs::write(&file, b"a voice").unwrap();
+        storage.put_file("recordings/a.ogg", &file).await.unwrap();
+        assert_eq!(objects.lock()["recordings/a.ogg"], "a voice");
+        let found = storage.find("recordings/a.ogg", false).await.unwrap();
+        assert_eq!(found.size, 7);
+        assert_eq!(read(found, 2..7).await, b"voice");
+        storage.delete("recordings/a.ogg").await.unwrap();
+        assert!(objects.lock().is_empty());
+        assert!(matches!(
+            storage.find("recordings/a.ogg", false).await,
+            Err(StorageError::Missing)
+        ));
     }
 
     proptest! {

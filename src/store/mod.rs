@@ -103,6 +103,11 @@ impl Store {
         schema::VERSION
     }
 
+    /// Whether other processes may write to it too: then nobody here tells when they do.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.db, Db::Postgres(_))
+    }
+
     /// Whether it answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.db.ping().await

@@ -94,7 +94,7 @@ async fn the_api_keeps_to_its_own_document() {
 
     let config = stage.state.path().join("schemathesis.toml");
     let settings = format!(
-        "[parameters]\n\"path.id\" = \"{id}\"\n\"path.tid\" = \"SG_1\"\n\
+        "[parameters]\n\"path.id\" = \"{id}\"\n\
          \"path.room\" = \"{room}\"\n\"path.identity\" = \"ann\"\n\n\
          # LiveKit Egress is a service of its own, which is not here.\n\
          [[operations]]\ninclude-name = \"POST /api/sessions/{{id}}/recordings\"\n\
