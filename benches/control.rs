@@ -1,7 +1,7 @@
 //! The control endpoint over SQLite, by its own HTTP: `cargo bench --bench control`.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench says what it has measured")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use antiphon::{
     config::Config,
@@ -9,6 +9,7 @@ use antiphon::{
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const TOKEN: &str = "service-token-of-the-bench";

@@ -128,7 +128,7 @@ async fn every_final_survives_kill_9_of_the_control_endpoint_once_and_in_order()
     for call in calls {
         said.push(call.await.expect("the call goes on"));
     }
-    assert!(reporter.flush(Duration::from_secs(120)).await, "all of it is acknowledged");
+    assert!(reporter.flush(Duration::from_mins(2)).await, "all of it is acknowledged");
 
     let get = async |path: String| -> Value {
         let request = reqwest::Client::new().get(format!("{url}{path}")).bearer_auth(TOKEN);
