@@ -10,6 +10,7 @@ pub mod control;
 pub mod doubles;
 pub mod llm;
 pub mod net;
+pub mod recording;
 pub mod replay;
 pub mod room;
 pub mod session;

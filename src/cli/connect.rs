@@ -64,7 +64,7 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let NewSession { config, providers, reporter: session } =
+    let NewSession { config, providers, reporter: session, recorder } =
         runtime.session(&args.room, "", "", &args.identity);
     let Some(Signals { drain, kill }) = start::signals() else { return Exit::Usage };
     let job = RoomJob {
@@ -73,6 +73,7 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         config,
         providers,
         reporter: session,
+        recorder,
         participant: None,
     };
     let outcome = join::run(job, drain, kill.clone()).await.leave().await;

@@ -8,9 +8,11 @@ pub mod connect;
 pub mod control;
 pub mod demo;
 pub mod dev;
+pub mod migrate;
 pub mod replay;
 pub mod runtime;
 pub mod start;
+pub mod tenant;
 pub mod terminal;
 pub mod token;
 
@@ -94,6 +96,12 @@ enum Command {
     Check(With<check::CheckArgs>),
     /// Make a token to join a room with
     Token(token::TokenArgs),
+    /// Bring the database to this version's schema
+    Migrate(With<migrate::MigrateArgs>),
+    /// Tenants of the control endpoint: create, list, revoke
+    Tenant(With<tenant::TenantArgs>),
+    /// API keys of the control endpoint: create, list, revoke
+    Key(With<tenant::KeyArgs>),
 }
 
 /// Parses the command line and runs the command to its end.
@@ -113,6 +121,21 @@ pub fn main() -> ExitCode {
         Command::Start(args) => with_setup(&args, Needs::WORKER, Verbosity::Usual, start::run),
         Command::Dev(args) => with_setup(&args, Needs::DEV, Verbosity::Debug, dev::run),
         Command::Control(args) => with_setup(&args, Needs::CONTROL, Verbosity::Usual, control::run),
+        Command::Migrate(With { own, settings }) => {
+            with_setup(&settings, Needs::default(), Verbosity::Quiet, |setup| {
+                migrate::run(setup, own)
+            })
+        }
+        Command::Tenant(With { own, settings }) => {
+            with_setup(&settings, Needs::default(), Verbosity::Quiet, |setup| {
+                tenant::run_tenant(setup, own)
+            })
+        }
+        Command::Key(With { own, settings }) => {
+            with_setup(&settings, Needs::default(), Verbosity::Quiet, |setup| {
+                tenant::run_key(setup, own)
+            })
+        }
         Command::Connect(With { own, settings }) => {
             with_setup(&settings, Needs::WORKER, Verbosity::Usual, |setup| connect::run(setup, own))
         }
@@ -215,6 +238,12 @@ fn worker_threads() -> usize {
 #[allow(clippy::print_stderr, reason = "this is the terminal's error stream")]
 fn refuse(errors: &ConfigErrors) {
     eprint!("{}", errors.render(terminal::colours(&io::stderr())));
+}
+
+/// What a command is asked for, on the output.
+#[allow(clippy::print_stdout, reason = "this is the terminal's output stream")]
+pub(crate) fn say(message: &dyn Display) {
+    println!("{message}");
 }
 
 /// Tells the user why a command ended.

@@ -14,6 +14,7 @@ use crate::{
         env::{Endpoint, Providers as Endpoints},
     },
     llm::openai::{OpenAi, OpenAiConfig},
+    recording::recorder::RecorderConfig,
     session::{
         driver::{DriverConfig, Providers},
         machine::SessionIds,
@@ -29,6 +30,8 @@ pub struct AgentRuntime {
     pub agent: Arc<Agent>,
     pub providers: Providers,
     pub reporter: Reporter,
+    /// The worker's own recorder, when it is to record.
+    pub recorder: Option<RecorderConfig>,
 }
 
 /// One session, ready to be driven.
@@ -37,6 +40,8 @@ pub struct NewSession {
     pub config: DriverConfig,
     pub providers: Providers,
     pub reporter: SessionReporter,
+    /// Only where the people in the room have agreed to it.
+    pub recorder: Option<RecorderConfig>,
 }
 
 impl AgentRuntime {
@@ -44,7 +49,7 @@ impl AgentRuntime {
     /// What a provider cannot do with its settings.
     pub fn new(agent: Agent, endpoints: Endpoints, reporter: Reporter) -> Result<Self, String> {
         let providers = providers(&agent, endpoints)?;
-        Ok(Self { agent: Arc::new(agent), providers, reporter })
+        Ok(Self { agent: Arc::new(agent), providers, reporter, recorder: None })
     }
 
     /// A session in `room` (its `sid` tells it from a later room of the same name; empty: unknown);
@@ -57,8 +62,16 @@ impl AgentRuntime {
             agent: self.agent.name.clone(),
             started_at_unix_ms: clock::unix_ms(),
         });
-        NewSession { config, providers: self.providers.clone(), reporter }
+        let recorder = self.recorder.clone().filter(|_| may_record(metadata));
+        NewSession { config, providers: self.providers.clone(), reporter, recorder }
     }
+}
+
+/// Whether the room's metadata say that its people have agreed to a recording, as
+/// `POST /api/sessions/{id}/start` writes them.
+fn may_record(metadata: &str) -> bool {
+    let metadata: serde_json::Value = serde_json::from_str(metadata).unwrap_or_default();
+    metadata["consent"]["recording"] == true
 }
 
 /// A session of this agent under a name of its own; the room's metadata goes into the prompt.
