@@ -9,10 +9,7 @@ use std::{
 };
 
 use ::livekit::{
-    options::TrackPublishOptions,
-    prelude::{
-        LocalAudioTrack, LocalTrack, RemoteTrack, Room, RoomEvent, RoomOptions, TrackSource,
-    },
+    prelude::{LocalAudioTrack, LocalTrack, RemoteTrack, Room, RoomEvent, RoomOptions},
     webrtc::{
         audio_frame::AudioFrame,
         audio_source::{AudioSourceOptions, RtcAudioSource, native::NativeAudioSource},

@@ -125,10 +125,14 @@ impl Playout {
 
     /// Adds synthesised audio. Audio of a cancelled or drained speech is ignored.
     pub fn push(&mut self, id: SpeechId, samples: &[i16]) {
-        let limit = self.limit;
+        let (limit, second) = (self.limit, self.rate as usize);
         let kept = self.speech(id, Flow::Held).map_or(0, |speech| {
             let room = if speech.finished { 0 } else { limit - speech.samples.len() };
             let kept = room.min(samples.len());
+            // By the second, not by doubling: of a long answer half would be air.
+            if speech.samples.capacity() - speech.samples.len() < kept {
+                speech.samples.reserve_exact(kept.max(second));
+            }
             speech.samples.extend_from_slice(&samples[..kept]);
             kept
         });

@@ -31,6 +31,10 @@ impl Backlog {
     }
 
     pub fn push(&mut self, samples: &[i16]) {
+        // By the second, not by doubling: a pause without a final may be long.
+        if self.samples.capacity() - self.samples.len() < samples.len() {
+            self.samples.reserve_exact(samples.len().max(16_000));
+        }
         self.samples.extend(samples);
         let surplus = self.samples.len().saturating_sub(self.capacity);
         self.samples.drain(..surplus);

@@ -14,6 +14,7 @@ use libwebrtc::audio_source::native::NativeAudioSource;
 use libwebrtc::audio_stream::native::NativeAudioStream;
 use libwebrtc::peer_connection_factory::native::PeerConnectionFactoryExt;
 use libwebrtc::prelude::*;
+use libwebrtc::session_description::{SdpType, SessionDescription};
 use libwebrtc::testing;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -28,6 +29,9 @@ async fn negotiate(from: &PeerConnection, to: &PeerConnection) {
     to.set_remote_description(offer).await.unwrap();
     let answer = to.create_answer(AnswerOptions::default()).await.unwrap();
     to.set_local_description(answer.clone()).await.unwrap();
+    // As livekit does by default: silence is then sent seldom.
+    let text = answer.to_string().replace("useinbandfec=1", "useinbandfec=1;usedtx=1");
+    let answer = SessionDescription::parse(&text, SdpType::Answer).unwrap();
     from.set_remote_description(answer).await.unwrap();
 }
 

@@ -28,7 +28,7 @@ const COMPLEXITY: i32 = 6;
 /// From here on, a channel, Opus' transform layer alone (CELT) is as good for speech as both layers
 /// are at 48 kbit/s, for a third of the CPU. It has no in-band forward error correction.
 const TRANSFORM_BITRATE: i32 = 64_000;
-const TRANSFORM_COMPLEXITY: i32 = 9;
+const TRANSFORM_COMPLEXITY: i32 = 0;
 
 /// Why audio could not be encoded or decoded.
 #[derive(Debug, Error)]

@@ -287,11 +287,6 @@ impl Transform {
         Self(transform)
     }
 
-    /// Says whether there is one.
-    pub(crate) fn is_some(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// The frame as it goes on; none when it ends here.
     pub(crate) fn apply(&self, frame: &Arc<[u8]>, clear: usize) -> Option<Arc<[u8]>> {
         let outcome = self.0.as_ref().map_or(Outcome::Unchanged, |t| t.transform(frame, clear));

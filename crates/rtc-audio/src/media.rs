@@ -72,8 +72,10 @@ impl Peer {
             voice_activity: Some(frame.level > QUIET),
             ..ExtensionValues::default()
         };
-        // No copies of encrypted frames: LiveKit's SDKs send none either.
-        let (payload_type, payload) = match types.red.filter(|_| !transceiver.sealing.is_some()) {
+        // No copies of encrypted frames: LiveKit's SDKs send none either. Of clear ones there must be
+        // copies where they were negotiated: a server passes on nothing else.
+        let clear = Arc::ptr_eq(&payload, &frame.payload);
+        let (payload_type, payload) = match types.red.filter(|_| clear) {
             Some(red) => (red, transceiver.red.wrap(types.opus, frame)),
             None => (types.opus, payload),
         };

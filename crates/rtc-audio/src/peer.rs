@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use str0m::media::Mid;
 use str0m::net::{Protocol, Receive, Transmit};
+use str0m::rtp::{Extension, ExtensionMap};
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output, Rtc, RtcConfig};
 use thiserror::Error;
 use tracing::{debug, warn};
@@ -152,6 +153,18 @@ pub struct Datagrams {
     pub received: u64,
 }
 
+/// RTP header extensions that are of use here. Transport-wide sequence numbers are not: audio keeps its
+/// bitrate, so the feedback on them (every 50 ms to 100 ms, both ways) would steer nothing.
+fn extensions() -> ExtensionMap {
+    let mut map = ExtensionMap::empty();
+    map.set(1, Extension::AudioLevel);
+    map.set(4, Extension::RtpMid);
+    map.set(10, Extension::RtpStreamId);
+    map.set(11, Extension::RepairedRtpStreamId);
+    map.set(13, Extension::VideoOrientation);
+    map
+}
+
 impl Peer {
     /// Makes a peer whose time starts at `now`.
     pub fn new(now: Instant) -> Self {
@@ -163,6 +176,7 @@ impl Peer {
             .enable_vp9(true)
             .enable_h264(true)
             .enable_av1(true)
+            .set_extension_map(extensions())
             .set_stats_interval(Some(Duration::from_secs(1)))
             .set_sctp_max_buffered_amount(SCTP_BUFFER)
             .build(now);

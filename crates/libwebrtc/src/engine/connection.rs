@@ -202,6 +202,32 @@ impl Connection {
         });
     }
 
+    /// Lets go of what the application gave: nothing more will be told, and a callback that holds a
+    /// handle to the connection would keep both for ever.
+    fn forget(&self) {
+        let callbacks = &self.callbacks;
+        callbacks.connection.set(None);
+        callbacks.data_channel.set(None);
+        callbacks.candidate.set(None);
+        callbacks.candidate_error.set(None);
+        callbacks.ice.set(None);
+        callbacks.gathering.set(None);
+        callbacks.negotiation.set(None);
+        callbacks.signaling.set(None);
+        callbacks.track.set(None);
+        let (channels, transceivers) = {
+            let mut state = self.state.lock();
+            state.notices.clear();
+            (state.channels.clone(), std::mem::take(&mut state.transceivers))
+        };
+        for channel in channels {
+            channel.on_state.set(None);
+            channel.on_message.set(None);
+            channel.on_buffered.set(None);
+        }
+        drop(transceivers);
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -518,6 +544,7 @@ async fn drive(connection: Arc<Connection>, mut network: Network) {
             tell(&connection, notice);
         }
         if closed {
+            connection.forget();
             return;
         }
         let now = clock::now();
