@@ -16,6 +16,7 @@ pub mod session;
 pub mod store;
 pub mod stt;
 pub mod telemetry;
+pub mod tools;
 pub mod transcript;
 pub mod tts;
 pub mod worker;

@@ -1,10 +1,16 @@
 //! Speech to text: what every provider is to the rest of antiphon.
 //!
-//! A provider is a pure codec (`PROVIDER/proto.rs`) and a driver (`PROVIDER/mod.rs`) that keeps one
-//! streaming connection per speaker, warm between turns, and reconnects by itself.
+//! A provider is a pure codec (`PROVIDER/proto.rs`) for the one driver that keeps a streaming
+//! connection per speaker, warm between turns, and reconnects by itself.
 
+pub mod assemblyai;
 pub mod backlog;
 pub mod deepgram;
+pub mod driver;
+pub mod relay;
+mod telling;
+#[cfg(test)]
+mod testing;
 
 use std::time::Duration;
 

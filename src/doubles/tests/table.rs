@@ -1,0 +1,184 @@
+//! Every provider, every fault, every moment: the whole answer, or an apology in time and a next turn
+//! that works. `docs/faults.md` is this table, written down; the test holds it to what happens.
+
+use std::fmt::Write as _;
+
+use super::*;
+use crate::doubles::{
+    deepgram::SttScript, elevenlabs::ElevenLabsScript, faults::Faulty, llm::LlmScript,
+};
+
+/// From the end of the question to the first sound of the agent, in ms: the wait for the end of the
+/// turn and then at most 3 s.
+const LONGEST: u64 = 500 + 3_000;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A fault at a moment.
+struct Cell<S> {
+    moment: &'static str,
+    fault: &'static str,
+    show: fn(S) -> S,
+}
+
+const fn cell<S>(moment: &'static str, fault: &'static str, show: fn(S) -> S) -> Cell<S> {
+    Cell { moment, fault, show }
+}
+
+fn llm_cells() -> Vec<Cell<LlmScript>> {
+    vec![
+        cell("at connect", "refused 500", |it| it.refuse_always(500)),
+        cell("at connect", "401", |it| it.refuse_always(401)),
+        cell("at connect", "429 Retry-After 9", |it| it.refuse_for(429, 9)),
+        cell("at connect", "slow 9 s", |it| it.slow_connect(ms(9_000))),
+        cell("before first byte", "drop", |it| it.disconnect_after(0)),
+        cell("before first byte", "stall", |it| it.stall_after(0)),
+        cell("before first byte", "malformed", |it| it.malformed_after(0)),
+        cell("before first byte", "fails", |it| it.fail_after(0)),
+        cell("mid-stream", "drop", |it| it.disconnect_after(11)),
+        cell("mid-stream", "stall", |it| it.stall_after(11)),
+        cell("mid-stream", "malformed", |it| it.malformed_after(11)),
+        cell("mid-stream", "fails", |it| it.fail_after(11)),
+        cell("mid-stream", "slow drip", |it| it.drip(ms(150))),
+        cell("mid-stream", "wrong order", |it| it.disorder_after(11)),
+        cell("between turns", "refused 500", |it| it.accept().refuse(500).refuse(500)),
+        cell("between turns", "stall", |it| it.accept().stall_after(0)),
+    ]
+}
+
+fn tts_cells() -> Vec<Cell<ElevenLabsScript>> {
+    vec![
+        cell("at connect", "refused 500", |it| it.refuse_always(500)),
+        cell("at connect", "401", |it| it.refuse_always(401)),
+        cell("at connect", "429 Retry-After 9", |it| it.refuse_for(429, 9).refuse_for(429, 9)),
+        cell("at connect", "slow 9 s", |it| it.slow_connect(ms(9_000)).slow_connect(ms(9_000))),
+        cell("before first byte", "drop", |it| it.disconnect_after(ms(0))),
+        cell("before first byte", "stall", |it| it.stall_after(ms(0)).stall_after(ms(0))),
+        cell("before first byte", "dead", |it| it.dead_after(ms(0))),
+        cell("before first byte", "malformed", |it| it.malformed_after(ms(0))),
+        cell("before first byte", "fails", |it| it.fail_after(ms(0))),
+        cell("mid-stream", "drop", |it| it.disconnect_after(ms(1_500))),
+        cell("mid-stream", "stall", |it| it.stall_after(ms(1_500))),
+        cell("mid-stream", "dead", |it| it.dead_after(ms(1_500))),
+        cell("mid-stream", "malformed", |it| it.malformed_after(ms(1_500))),
+        cell("mid-stream", "fails", |it| it.fail_after(ms(1_500))),
+        cell("mid-stream", "slow drip", |it| it.drip(ms(20))),
+        cell("mid-stream", "wrong order", |it| it.disorder_after(ms(1_500))),
+        cell("between turns", "drop", |it| it.sound().disconnect_after(ms(0))),
+    ]
+}
+
+fn stt_cells() -> Vec<Cell<SttScript>> {
+    vec![
+        cell("at connect", "refused 500", |it| it.refuse(500)),
+        cell("at connect", "401", |it| it.refuse_always(401)),
+        cell("at connect", "429 Retry-After 9", |it| it.refuse_for(429, 9)),
+        cell("at connect", "slow 9 s", |it| it.slow_connect(ms(9_000))),
+        cell("before first byte", "drop", |it| it.disconnect_after(ms(300))),
+        cell("before first byte", "stall", |it| it.stall_after(ms(300))),
+        cell("mid-stream", "drop", |it| it.disconnect_after(ms(2_600))),
+        cell("mid-stream", "stall", |it| it.stall_after(ms(2_600))),
+        cell("mid-stream", "malformed", |it| it.malformed_after(ms(2_600))),
+        cell("mid-stream", "fails", |it| it.fail_after(ms(2_600))),
+        cell("mid-stream", "slow drip", |it| it.drip(ms(200))),
+        cell("between turns", "drop", |it| it.disconnect_after(ms(9_000))),
+        cell("between turns", "stall", |it| it.stall_after(ms(9_000))),
+    ]
+}
+
+fn sound() -> Script {
+    Script::new([QUESTION, NEXT_QUESTION], [ANSWER, NEXT_ANSWER])
+}
+
+/// What came of a cell, for the page.
+struct Row {
+    line: String,
+    faults: Vec<String>,
+}
+
+async fn judge(provider: &str, moment: &str, fault: &str, behind: bool, script: Script) -> Row {
+    let text = if behind { format!("{ALONE}{BEHIND}") } else { ALONE.to_owned() };
+    let call = call(&agent(&text), script).await;
+    let mut faults = Vec::new();
+    let name =
+        format!("{provider}, {fault} {moment}, {}", if behind { "others behind" } else { "alone" });
+    let mut wrong = |what: &str| faults.push(format!("{name}: {what}\n{call:#?}"));
+    let agent_said = call.said(SpeakerKind::Agent).join(" ");
+    let user_said = call.said(SpeakerKind::User);
+    let is_whole = |answer: &str| agent_said.contains(answer);
+    let (first, next) = (is_whole(ANSWER), is_whole(NEXT_ANSWER));
+    let apologised = call.apologies > 0;
+    let heard = match (first && next, apologised) {
+        (true, false) => "both answers whole",
+        (true, true) => "an apology, and both answers whole",
+        (false, true) => "an apology",
+        (false, false) => {
+            wrong("neither an answer nor an apology");
+            "silence"
+        }
+    };
+    let slowest = call.silences.iter().copied().max().flatten();
+    if call.silences.iter().any(|silence| silence.is_none_or(|ms| ms > LONGEST)) {
+        wrong("a turn was silent for too long");
+    }
+    // What the history and the transcripts say: each user turn once, each answer at most once.
+    for question in [QUESTION, NEXT_QUESTION] {
+        let times = user_said.iter().filter(|said| said.contains(question)).count();
+        if times > 1 {
+            wrong("a question was understood twice");
+        }
+    }
+    for answer in [ANSWER, NEXT_ANSWER] {
+        if agent_said.matches(answer).count() > 1 {
+            wrong("an answer was said twice");
+        }
+    }
+    if behind && !(first && next) {
+        wrong("others were there to answer");
+    }
+    let mut line = String::new();
+    let _ = write!(
+        line,
+        "| {provider} | {moment} | {fault} | {} | {heard} | {} |",
+        if behind { "yes" } else { "no" },
+        slowest.map_or_else(|| "-".into(), |ms| format!("{:.1} s", ms as f64 / 1_000.0)),
+    );
+    Row { line, faults }
+}
+
+async fn all_cells(behind: bool) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for Cell { moment, fault, show } in stt_cells() {
+        let script = Script { stt: show(sound().stt), ..sound() };
+        rows.push(judge("deepgram", moment, fault, behind, script).await);
+    }
+    for Cell { moment, fault, show } in llm_cells() {
+        let script = Script { llm: show(sound().llm), ..sound() };
+        rows.push(judge("openai", moment, fault, behind, script).await);
+    }
+    for Cell { moment, fault, show } in tts_cells() {
+        let script = Script { tts: show(sound().tts), ..sound() };
+        rows.push(judge("elevenlabs", moment, fault, behind, script).await);
+    }
+    rows
+}
+
+fn report(rows: &[Row]) {
+    for row in rows {
+        println!("{}", row.line);
+    }
+    let faults: Vec<&str> = rows.iter().flat_map(|row| &row.faults).map(String::as_str).collect();
+    assert!(faults.is_empty(), "{} of {} cells:\n{}", faults.len(), rows.len(), faults.join("\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn alone_no_fault_is_met_with_silence() {
+    report(&all_cells(false).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_others_behind_every_answer_is_whole() {
+    report(&all_cells(true).await);
+}
