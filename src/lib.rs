@@ -6,6 +6,7 @@ pub mod audio;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod context;
 pub mod control;
 pub mod doubles;
 pub mod llm;

@@ -34,7 +34,7 @@ pub async fn ask_all(config: &Config, agent: &Agent) -> Vec<Found> {
     let mut all = Vec::new();
     for settings in agent.stt.chain() {
         let at = config.endpoint(&settings.provider, None);
-        let ask = |at| async move { hear(providers::ears(settings, at)).await };
+        let ask = |at| async move { hear(providers::ears(settings, at)?).await };
         all.push(found("stt", &settings.provider, &settings.model, at, ask).await);
     }
     if agent.transcribe_only() {

@@ -11,6 +11,7 @@ use crate::{
         agent::{LlmSettings, Streaming, SttSettings, ToolSettings, VoiceSettings},
         env::{Endpoint, Providers as Endpoints, references},
     },
+    context::routing::Routing,
     llm::{
         anthropic::{Anthropic, AnthropicConfig},
         chain::{Chain, Haste},
@@ -24,6 +25,7 @@ use crate::{
         assemblyai::{AssemblyAi, AssemblyAiConfig, proto::Options as AssemblyAiOptions},
         deepgram::{Deepgram, DeepgramConfig, proto::Options},
         driver::Holding,
+        openai::{OpenAiStt, OpenAiSttConfig, proto::Options as OpenAiSttOptions},
         relay::Relay as SttRelay,
     },
     tools::{
@@ -64,7 +66,8 @@ impl Assembly {
         let speaking = if agent.transcribe_only() {
             None
         } else {
-            Some((models(agent, endpoints.llm)?, voices(agent, endpoints.tts)?))
+            let chain = models(agent, endpoints.llm, endpoints.llm_small)?;
+            Some((chain, voices(agent, endpoints.tts)?))
         };
         let tools = agent.tools.iter().map(|settings| tool(settings, &secrets));
         Ok(Self {
@@ -134,12 +137,23 @@ fn tool(settings: &ToolSettings, secrets: &BTreeMap<String, SecretString>) -> Re
 ///
 /// # Errors
 /// What a provider cannot do with its settings.
-pub fn models(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<Chain, String> {
+pub fn models(
+    agent: &Agent,
+    endpoints: Vec<Endpoint>,
+    small: Option<Endpoint>,
+) -> Result<Chain, String> {
     let models = agent.llm.chain().zip(endpoints).map(|(settings, at)| model(settings, at));
     let longest = agent.llm.first_token_timeout / 2;
     let haste = Haste::default();
     let haste = Haste { first_token: haste.first_token.min(longest), ..haste };
-    Chain::new(models.collect::<Result<_, _>>()?, haste).ok_or_else(none)
+    let chain = Chain::new(models.collect::<Result<_, _>>()?, haste).ok_or_else(none)?;
+    Ok(match (&agent.llm.small, small) {
+        (Some(settings), Some(at)) if agent.llm.routing == Routing::Auto => {
+            let small = Chain::new(vec![model(settings, at)?], haste).ok_or_else(none)?;
+            chain.with_small(small)
+        }
+        _ => chain,
+    })
 }
 
 fn none() -> String {
@@ -237,12 +251,13 @@ pub(super) fn voice(
 
 fn recogniser(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<Arc<dyn Stt>, String> {
     let made = agent.stt.chain().zip(endpoints).map(|(settings, at)| ears(settings, at));
-    Ok(Arc::new(SttRelay::new(made.collect()).ok_or_else(none)?))
+    let made: Vec<Arc<dyn Stt>> = made.collect::<Result<_, _>>()?;
+    Ok(Arc::new(SttRelay::new(made).ok_or_else(none)?))
 }
 
-pub(super) fn ears(settings: &SttSettings, at: Endpoint) -> Arc<dyn Stt> {
+pub(super) fn ears(settings: &SttSettings, at: Endpoint) -> Result<Arc<dyn Stt>, String> {
     if settings.provider == "assemblyai" {
-        return Arc::new(AssemblyAi::new(AssemblyAiConfig {
+        return Ok(Arc::new(AssemblyAi::new(AssemblyAiConfig {
             api_key: at.api_key,
             base_url: at.base_url,
             options: AssemblyAiOptions {
@@ -251,9 +266,21 @@ pub(super) fn ears(settings: &SttSettings, at: Endpoint) -> Arc<dyn Stt> {
                 keyterms: settings.keyterms.clone(),
             },
             holding: Holding::default(),
-        }));
+        })));
     }
-    Arc::new(Deepgram::new(DeepgramConfig {
+    if settings.provider == "openai" {
+        let made = OpenAiStt::new(OpenAiSttConfig {
+            base_url: at.base_url.to_string(),
+            options: OpenAiSttOptions {
+                model: settings.model.clone(),
+                language: settings.language.clone(),
+                keyterms: settings.keyterms.clone(),
+            },
+            ..OpenAiSttConfig::new(at.api_key, &settings.model)
+        });
+        return made.map(|it| Arc::new(it) as _).map_err(|error| format!("openai: {error}"));
+    }
+    Ok(Arc::new(Deepgram::new(DeepgramConfig {
         options: Options {
             model: settings.model.clone(),
             language: settings.language.clone(),
@@ -265,7 +292,7 @@ pub(super) fn ears(settings: &SttSettings, at: Endpoint) -> Arc<dyn Stt> {
             opt_out_of_training: settings.opt_out_of_training,
         },
         ..DeepgramConfig::new(at.api_key, at.base_url)
-    }))
+    })))
 }
 
 /// Endpoints of provider doubles behind `base_url` (with `/v1`): any key will do.
@@ -288,6 +315,7 @@ pub fn double_endpoints(agent: &Agent, base_url: &Url) -> Endpoints {
     Endpoints {
         stt,
         llm: agent.llm.chain().map(|it| endpoint(&it.provider, true)).collect(),
+        llm_small: agent.llm.small.as_ref().map(|it| endpoint(&it.provider, true)),
         tts: agent.voice.chain().map(|it| endpoint(&it.provider, false)).collect(),
         tool_secrets: BTreeMap::new(),
     }

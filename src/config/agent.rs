@@ -12,6 +12,7 @@ use crate::{
         prompt::{Prompt, RenderError, RoomContext},
         source::SourceFile,
     },
+    context::routing::Routing,
     session::settings::Settings,
 };
 
@@ -37,6 +38,9 @@ pub struct LlmSettings {
     pub first_token_timeout: Duration,
     /// Asked in this order when it fails; have none themselves.
     pub fallback: Vec<LlmSettings>,
+    /// Asked for simple turns.
+    pub small: Option<Box<LlmSettings>>,
+    pub routing: Routing,
 }
 
 /// `[voice]`

@@ -15,6 +15,7 @@ use crate::{
         resolver::check_url,
         source::SourceFile,
     },
+    context::routing::Routing,
     session::settings::Settings,
     tools::builtin,
 };
@@ -66,8 +67,9 @@ const STT: Catalogue = Catalogue {
     built: &[
         built("deepgram", "nova-3", ""),
         built("assemblyai", "universal-streaming-english", ""),
+        built("openai", "gpt-4o-transcribe", ""),
     ],
-    coming: &["google", "openai"],
+    coming: &["google"],
 };
 /// An apology after this is still heard within 3 s of the question.
 const FIRST_TOKEN: Duration = Duration::from_millis(2_500);
@@ -191,6 +193,14 @@ fn read_llm(table: &Reader<'_>, used: bool) -> LlmSettings {
         finish(&fallback);
         settings.fallback.push(behind);
     }
+    if table.is_table("small") {
+        let small = table.table("small");
+        settings.small = Some(Box::new(read_model(&small, used, Some(&settings))));
+        finish(&small);
+    }
+    settings.routing = table
+        .choice("routing", &[("auto", Routing::Auto), ("always_large", Routing::AlwaysLarge)])
+        .unwrap_or_default();
     finish(table);
     settings
 }
@@ -215,6 +225,8 @@ fn read_model(table: &Reader<'_>, used: bool, first: Option<&LlmSettings>) -> Ll
         base_url,
         first_token_timeout: ms(table, "first_token_timeout_ms", 100..=60_000, first_token),
         fallback: Vec::new(),
+        small: None,
+        routing: Routing::default(),
     }
 }
 
@@ -580,6 +592,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_small_model_may_stand_beside() {
+        let text =
+            format!("{BASE}routing = \"always_large\"\n[llm.small]\nprovider = \"google\"\n");
+        let agent = parse(&text).unwrap();
+        assert_eq!(agent.llm.small.as_ref().unwrap().model, "gemini-2.5-flash");
+        assert_eq!(agent.llm.routing, Routing::AlwaysLarge);
     }
 
     #[test]

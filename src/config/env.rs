@@ -96,6 +96,8 @@ pub struct Providers {
     pub stt: Vec<Endpoint>,
     /// Empty for an agent that only transcribes.
     pub llm: Vec<Endpoint>,
+    /// The one for simple turns.
+    pub llm_small: Option<Endpoint>,
     /// Empty for an agent that only transcribes.
     pub tts: Vec<Endpoint>,
     /// What `${TOOL_…}` in the headers of tools stands for.
@@ -309,7 +311,7 @@ impl Config {
             })
         };
         let stt = agent.stt.chain().filter_map(|it| endpoint(&it.provider, None, false)).collect();
-        let (mut llm, mut tts) = (Vec::new(), Vec::new());
+        let (mut llm, mut llm_small, mut tts) = (Vec::new(), None, Vec::new());
         if !agent.transcribe_only() {
             llm = agent
                 .llm
@@ -329,7 +331,7 @@ impl Config {
             }
         }
         let tool_secrets = self.tool_secrets.clone();
-        errors.or(Providers { stt, llm, tts, tool_secrets })
+        errors.or(Providers { stt, llm, llm_small, tts, tool_secrets })
     }
 
     /// Where a provider is reached and with which key; None without one. `own` is an address that

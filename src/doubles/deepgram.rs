@@ -163,6 +163,14 @@ impl SttScript {
         self
     }
 
+    /// The whole of the next utterance.
+    pub(super) fn next_utterance(&self, cursor: &hearing::Cursor) -> String {
+        let (index, done) = cursor.take();
+        let segments = self.segments(index);
+        let words: Vec<String> = segments.into_iter().skip(done).flatten().collect();
+        words.join(" ")
+    }
+
     /// The words of each segment of one utterance.
     fn segments(&self, index: usize) -> Vec<Vec<String>> {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();

@@ -15,6 +15,7 @@ pub mod log;
 pub mod openai;
 pub mod speech;
 pub mod speech_detect;
+pub mod transcriptions;
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,8 @@ pub struct Script {
     pub stt: deepgram::SttScript,
     pub flux: deepgram::SttScript,
     pub assemblyai: deepgram::SttScript,
+    /// OpenAI's transcriptions.
+    pub transcriptions: deepgram::SttScript,
     /// OpenAI's.
     pub llm: LlmScript,
     pub anthropic: LlmScript,
@@ -64,6 +67,7 @@ impl Script {
         Self {
             flux: stt.clone(),
             assemblyai: stt.clone(),
+            transcriptions: stt.clone(),
             stt,
             anthropic: llm.clone(),
             gemini: llm.clone(),
@@ -112,7 +116,8 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
         .merge(openai::router(script.llm, &context))
         .merge(anthropic::router(script.anthropic, &context))
         .merge(elevenlabs::router(script.tts, &context))
-        .merge(speech::router(script.speech, &context));
+        .merge(speech::router(script.speech, &context))
+        .merge(transcriptions::router(script.transcriptions, &context));
     let router = Router::new()
         .nest("/v1", router)
         .nest("/v2", deepgram::flux_router(script.flux, &context))

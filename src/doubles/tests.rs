@@ -69,7 +69,7 @@ fn caller(times: usize, every: Duration) -> (Vec<i16>, Vec<u64>) {
 
 /// Runs a call of two questions.
 async fn call(agent: &Agent, script: Script) -> Call {
-    let (samples, ends) = caller(2, Duration::from_secs(14));
+    let (samples, ends) = caller(2, Duration::from_secs(10));
     run(agent, script, samples, &ends).await
 }
 

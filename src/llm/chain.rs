@@ -3,6 +3,7 @@
 
 use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
 
+use metrics::counter;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,9 @@ use super::{
 };
 use crate::{
     clock,
+    context::routing::{self, Size},
     net::breaker::{self, Health, Severity},
+    telemetry::metrics as names,
 };
 
 /// Pieces between a model and the chain.
@@ -65,6 +68,8 @@ pub enum Told {
 pub struct Chain {
     links: Arc<[Link]>,
     haste: Haste,
+    /// Asked first where it is enough.
+    small: Option<Arc<Chain>>,
 }
 
 impl Chain {
@@ -72,7 +77,13 @@ impl Chain {
     pub fn new(models: Vec<Arc<dyn Model>>, haste: Haste) -> Option<Self> {
         let links = models.into_iter().map(|model| Link { model, health: Arc::default() });
         let links: Arc<[Link]> = links.collect();
-        (!links.is_empty()).then_some(Self { links, haste })
+        (!links.is_empty()).then_some(Self { links, haste, small: None })
+    }
+
+    /// The same, with models for simple turns (see [`routing`]); should they fail, this answers.
+    pub fn with_small(mut self, small: Self) -> Self {
+        self.small = Some(Arc::new(small));
+        self
     }
 
     /// Provider and model of a link.
@@ -89,6 +100,25 @@ impl Chain {
     /// Answers once, by whichever model can. Everything told goes to `out` in order; nothing is
     /// told twice. Dropping the future frees the connection at once.
     pub async fn answer(&self, ask: &Ask, out: &mpsc::Sender<Told>) -> Result<Answer, LlmError> {
+        let mut answer = Answer::default();
+        if let Some(small) = &self.small {
+            let size = routing::size(&ask.turns);
+            counter!(names::LLM_ROUTED_TOTAL, "size" => size.as_str()).increment(1);
+            if size == Size::Small && small.go_on(ask, &mut answer, out).await.is_ok() {
+                return Ok(answer);
+            }
+        }
+        self.go_on(ask, &mut answer, out).await?;
+        Ok(answer)
+    }
+
+    /// Answers, or goes on with an answer that others have begun.
+    async fn go_on(
+        &self,
+        ask: &Ask,
+        answer: &mut Answer,
+        out: &mpsc::Sender<Told>,
+    ) -> Result<(), LlmError> {
         let mut attempts =
             breaker::order(self.links.iter().map(|link| &*link.health), clock::now());
         let ways = attempts.len();
@@ -96,7 +126,6 @@ impl Chain {
         if ways == 1 {
             attempts.push(attempts[0]);
         }
-        let mut answer = Answer::default();
         let mut failure = LlmError::Unreachable("there is no model".into());
         for (nth, at) in attempts.into_iter().enumerate() {
             if nth == ways && answer.text.is_empty() {
@@ -109,10 +138,10 @@ impl Chain {
             } else {
                 Patience::OWN
             };
-            match self.attempt(at, ask, patience, &mut answer, out).await {
+            match self.attempt(at, ask, patience, answer, out).await {
                 Ok(()) => {
                     link.health.succeeded();
-                    return Ok(answer);
+                    return Ok(());
                 }
                 Err(error) => {
                     if let Some(severity) = severity(&error) {
@@ -120,6 +149,8 @@ impl Chain {
                     }
                     let (provider, model) = self.name(at);
                     tracing::warn!(provider, model, %error, "a model has failed");
+                    counter!(names::PROVIDER_ERRORS_TOTAL, "part" => "llm", "provider" => provider)
+                        .increment(1);
                     failure = error;
                 }
             }

@@ -7,6 +7,7 @@ pub mod assemblyai;
 pub mod backlog;
 pub mod deepgram;
 pub mod driver;
+pub mod openai;
 pub mod relay;
 mod telling;
 #[cfg(test)]
@@ -103,6 +104,10 @@ pub trait Stt: Send + Sync + std::fmt::Debug + 'static {
     /// As written in agent files: `deepgram`.
     fn provider(&self) -> &'static str;
     fn model(&self) -> &str;
+    /// Whether words are told while they are being said.
+    fn gives_interims(&self) -> bool {
+        true
+    }
     /// Opens a stream that reads 16 kHz mono s16 from `audio`. Must be called inside a tokio runtime.
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream;
 }

@@ -9,6 +9,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::counter;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -23,6 +24,7 @@ use crate::{
     audio::queue::{AudioReceiver, AudioSender, audio_queue},
     clock,
     net::breaker::{Health, Severity},
+    telemetry::metrics as names,
 };
 
 const SAMPLES_PER_MS: u64 = SAMPLE_RATE as u64 / 1_000;
@@ -126,7 +128,9 @@ impl Driver {
         let mut scratch = Vec::with_capacity(CHUNK);
         let mut closing = false;
         loop {
-            let deaf_at = self.unheard_since.map(|since| {
+            // Who says nothing before the end cannot be told from who hears nothing.
+            let is_silent = !self.relay.0[line.at].stt.gives_interims();
+            let deaf_at = self.unheard_since.filter(|_| !is_silent).map(|since| {
                 let asked = self.finalize_asked.map(|at| at.max(since) + DEAF_ASKED);
                 asked.map_or(since + DEAF, |at| at.min(since + DEAF))
             });
@@ -274,6 +278,9 @@ impl Driver {
         };
         let runner = &self.relay.0[line.at];
         runner.health.failed(severity, clock::now());
+        let provider = runner.stt.provider();
+        counter!(names::PROVIDER_ERRORS_TOTAL, "part" => "stt", "provider" => provider)
+            .increment(1);
         if let Some(next) = self.next(Some(line.at)) {
             let (from, to) = (runner.stt.provider(), self.relay.0[next].stt.provider());
             warn!(from, to, "another recogniser listens from here on");

@@ -11,6 +11,7 @@ mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use metrics::counter;
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -22,6 +23,7 @@ use crate::{
     audio::resample::Resampler,
     clock,
     net::breaker::{self, Health, Severity},
+    telemetry::metrics as names,
 };
 
 /// Commands that may wait for the task.
@@ -217,6 +219,8 @@ impl Driver {
                 let (provider, model) =
                     (self.relay.runners[at].voice.provider(), self.relay.runners[at].voice.model());
                 tracing::warn!(provider, model, %error, "a voice has failed");
+                counter!(names::PROVIDER_ERRORS_TOTAL, "part" => "tts", "provider" => provider)
+                    .increment(1);
                 match error {
                     TtsError::Unauthorized { .. } => {
                         health.failed(Severity::Refused, clock::now());

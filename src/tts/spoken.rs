@@ -14,11 +14,13 @@ pub struct Spoken {
     waiting: String,
     at_line_start: bool,
     in_fence: bool,
+    /// The last word was left out: the space after it goes with it.
+    is_dropped: bool,
 }
 
 impl Default for Spoken {
     fn default() -> Self {
-        Self { waiting: String::new(), at_line_start: true, in_fence: false }
+        Self { waiting: String::new(), at_line_start: true, in_fence: false, is_dropped: false }
     }
 }
 
@@ -56,17 +58,21 @@ impl Spoken {
             let space_end = after.find(|c: char| !c.is_whitespace()).unwrap_or(after.len());
             let (space, next) = after.split_at(space_end);
             left = next;
-            let said = self.word(word);
-            let is_dropped = said.is_empty() && !word.is_empty();
-            out.push_str(&said);
-            if !is_dropped {
-                out.push_str(space);
-            } else if let Some(at) = space.find('\n') {
-                out.push_str(&space[at..]);
+            if !word.is_empty() {
+                let said = self.word(word);
+                self.is_dropped = said.is_empty();
+                out.push_str(&said);
             }
-            if space.contains('\n') {
+            let line_end = space.find('\n');
+            if !self.is_dropped {
+                out.push_str(space);
+            } else if let Some(at) = line_end {
+                out.push_str(&space[at..]);
+                self.is_dropped = false;
+            }
+            if line_end.is_some() {
                 self.at_line_start = true;
-            } else if !is_dropped && !word.is_empty() {
+            } else if !word.is_empty() && !self.is_dropped {
                 self.at_line_start = false;
             }
         }

@@ -25,7 +25,8 @@ struct Next {
 }
 
 impl Cursor {
-    fn take(&self) -> (usize, usize) {
+    /// Index of the utterance, and how many of its segments were told as final.
+    pub fn take(&self) -> (usize, usize) {
         let mut next = self.0.lock();
         next.returned.pop_first().unwrap_or_else(|| {
             next.unused += 1;

@@ -27,7 +27,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn open_hours() -> LlmScript {
-    LlmScript::new().answer(WHOLE)
+    LlmScript::new().answer_to("open", WHOLE)
 }
 
 /// Claude, then OpenAI, then Gemini.
@@ -201,4 +201,19 @@ async fn cancel_closes_the_connection_says_no_more_and_opens_the_next() {
     }
     let is_models = |entry: &Entry| matches!(&entry.what, What::Request { target, .. } if target.ends_with("/models"));
     timeout(BOUND, log.wait_for_count(1, is_models)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_simple_turn_is_the_small_models_and_the_large_one_stands_behind() {
+    for (small, expected) in [
+        (LlmScript::new().answer("Small."), "Small."),
+        (LlmScript::new().refuse_always(400), "Large."),
+    ] {
+        let large = LlmScript::new().answer("Large.");
+        let line = Line::open(script(small, large, LlmScript::new())).await;
+        let links = &line.chain.links;
+        let one = |at: usize| Chain::new(vec![links[at].model.clone()], Haste::default()).unwrap();
+        let line = Line { chain: one(1).with_small(one(0)), doubles: line.doubles };
+        assert_eq!(line.ask().await.0.unwrap(), expected);
+    }
 }
