@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// A voice that others stand behind is waited for so long: connection, first audio.
-const VOICE_HASTE: Duration = Duration::from_millis(1_000);
+const VOICE_HASTE: Duration = Duration::from_secs(1);
 
 /// What all sessions of an agent share.
 #[derive(Debug, Clone)]

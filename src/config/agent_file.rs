@@ -213,12 +213,12 @@ fn read_model(table: &Reader<'_>, used: bool, first: Option<&LlmSettings>) -> Ll
         checked.map_err(|problem| table.push(table.fault("base_url", found.span, problem))).ok()
     });
     let model = table.text("model").unwrap_or_else(|| LLM.find(&provider).model.into());
-    let temperature = read_temperature(table);
+    let temperature = read_temperature(table, first);
     let first_token = first.map_or(FIRST_TOKEN, |it| it.first_token_timeout);
     LlmSettings {
         provider,
         model,
-        temperature: temperature.unwrap_or_else(|| first.map_or(Some(0.7), |it| it.temperature)),
+        temperature,
         max_tokens: table
             .integer("max_tokens", 1..=100_000)
             .map_or_else(|| first.map_or(1024, |it| it.max_tokens), |tokens| tokens as u32),
@@ -231,11 +231,12 @@ fn read_model(table: &Reader<'_>, used: bool, first: Option<&LlmSettings>) -> Ll
 }
 
 /// A number, or `"model"` for the model's own.
-fn read_temperature(table: &Reader<'_>) -> Option<Option<f32>> {
+fn read_temperature(table: &Reader<'_>, first: Option<&LlmSettings>) -> Option<f32> {
+    let inherited = first.map_or(Some(0.7), |it| it.temperature);
     if table.is_string("temperature") {
-        return table.choice("temperature", &[("model", None)]);
+        return table.choice("temperature", &[("model", None)]).unwrap_or(inherited);
     }
-    table.float("temperature", 0.0..=2.0).map(Some)
+    table.float("temperature", 0.0..=2.0).or(inherited)
 }
 
 fn read_voice(table: &Reader<'_>, defaults: &Settings) -> VoiceSettings {

@@ -318,6 +318,11 @@ impl Config {
                 .chain()
                 .filter_map(|it| endpoint(&it.provider, it.base_url.as_ref(), true))
                 .collect();
+            llm_small = agent
+                .llm
+                .small
+                .as_ref()
+                .and_then(|it| endpoint(&it.provider, it.base_url.as_ref(), true));
             tts =
                 agent.voice.chain().filter_map(|it| endpoint(&it.provider, None, false)).collect();
         }

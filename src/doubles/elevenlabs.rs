@@ -125,7 +125,7 @@ pub fn router(script: ElevenLabsScript, context: &Context) -> Router {
 }
 
 async fn voices(headers: HeaderMap) -> Response {
-    if headers.get("xi-api-key").is_none_or(|key| key.is_empty()) {
+    if headers.get("xi-api-key").is_none_or(http::HeaderValue::is_empty) {
         let body = json!({"detail": {"status": "needs_authorization", "message": "No key."}});
         return faults::refusal(401, None, body);
     }

@@ -44,7 +44,7 @@ async fn generate(
     let refuse = |status: u16, kind: &str, message: &str| {
         served.refuse::<Chunks>(connection, status, None, kind, message)
     };
-    if headers.get("x-goog-api-key").is_none_or(|value| value.is_empty()) {
+    if headers.get("x-goog-api-key").is_none_or(http::HeaderValue::is_empty) {
         return refuse(403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers.");
     }
     let request: Value = serde_json::from_str(&body).unwrap_or_default();

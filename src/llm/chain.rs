@@ -40,7 +40,7 @@ pub struct Haste {
 
 impl Default for Haste {
     fn default() -> Self {
-        Self { first_token: Duration::from_millis(2_000), stall: Duration::from_millis(1_200) }
+        Self { first_token: Duration::from_secs(2), stall: Duration::from_millis(1_200) }
     }
 }
 

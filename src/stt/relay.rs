@@ -39,7 +39,7 @@ const LOUD: i64 = 160;
 /// Loud audio for this long without a word of it: the recogniser is deaf.
 const DEAF: Duration = Duration::from_millis(2_500);
 /// The same, once the session waits for a final.
-const DEAF_ASKED: Duration = Duration::from_millis(1_000);
+const DEAF_ASKED: Duration = Duration::from_secs(1);
 /// What is loud and no speech deafens no more than once in this time.
 const DEAF_AGAIN: Duration = Duration::from_mins(1);
 /// When everybody is down: how often to look for one that may be asked again.

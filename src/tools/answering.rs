@@ -289,7 +289,7 @@ mod tests {
     #[tokio::test]
     async fn an_interruption_ends_generation_and_calls() {
         let script = LlmScript::new().call("weather", json!({"city": "Ulm"}));
-        let (_doubles, handy) = open(script, Duration::from_secs(600)).await;
+        let (_doubles, handy) = open(script, Duration::from_mins(10)).await;
         let request =
             GenerateRequest { messages: [Message { role: Role::User, text: "Hi".into() }].into() };
         let (sender, mut events) = mpsc::channel(16);

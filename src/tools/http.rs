@@ -252,7 +252,7 @@ mod tests {
         assert!(!format!("{allowed:?}").contains("hush"));
         let tool = HttpTool::new(allowed).unwrap();
         let said = tool.call(&json!({"city": "Ulm/..", "day": "a b&c"})).await.unwrap();
-        assert_eq!(said, "*** d=a%20b%26c ".replace("***", "***"));
+        assert_eq!(said, "*** d=a%20b%26c ");
         let long = HttpToolConfig { allow_private: true, ..config(&format!("{base}/long")) };
         assert_eq!(HttpTool::new(long).unwrap().call(&json!({})).await.unwrap().len(), 64);
     }

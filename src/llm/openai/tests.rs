@@ -356,12 +356,12 @@ async fn an_answer_without_end_is_cut() {
 
 #[test]
 fn settings_that_cannot_work_are_refused() {
+    use ModelConfigError as Fault;
     let refused = |change: fn(&mut OpenAiConfig)| {
         let mut config = OpenAiConfig::new(KEY.into(), "m");
         change(&mut config);
         OpenAi::new(config).unwrap_err()
     };
-    use ModelConfigError as Fault;
     let key = Fault::Endpoint(EndpointError::ApiKey);
     assert_eq!(refused(|config| config.api_key = "a\nb".into()), key);
     assert_eq!(refused(|config| config.model = " ".into()), Fault::Model);
