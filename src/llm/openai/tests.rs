@@ -222,7 +222,7 @@ async fn a_server_that_is_not_there_is_unreachable() {
 #[tokio::test]
 async fn a_drop_in_mid_stream_is_told() {
     // A reset takes with it what has not been read yet: there must be time to read it.
-    let script = LlmScript::new().answer("One two three").token(Duration::from_millis(150));
+    let script = LlmScript::new().answer("One two three").token(Duration::from_millis(400));
     let line = Line::open(script.disconnect_after(2)).await;
     let (text, rest) = line.ask(&["Hi"]).all().await;
     assert_eq!(text, "One two");

@@ -26,7 +26,7 @@ impl Call {
         let mut config = OpenAiSttConfig::new("key".into(), "gpt-4o-transcribe");
         config.base_url = doubles.base_url();
         config.backoff = Backoff::new(ms(1), ms(5), 3);
-        config.timeout = ms(500);
+        config.timeout = ms(2_000);
         let (audio, receiver) = audio_queue(60 * 16_000);
         let (sender, events) = mpsc::channel(64);
         let stream = OpenAiStt::new(config).unwrap().open(receiver, sender);
