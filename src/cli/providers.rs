@@ -143,7 +143,8 @@ pub fn models(
     small: Option<Endpoint>,
 ) -> Result<Chain, String> {
     let models = agent.llm.chain().zip(endpoints).map(|(settings, at)| model(settings, at));
-    let longest = agent.llm.first_token_timeout / 2;
+    // The rest of the session's wait is for those behind.
+    let longest = agent.llm.first_token_timeout.mul_f64(0.7);
     let haste = Haste::default();
     let haste = Haste { first_token: haste.first_token.min(longest), ..haste };
     let chain = Chain::new(models.collect::<Result<_, _>>()?, haste).ok_or_else(none)?;

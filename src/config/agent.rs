@@ -265,6 +265,13 @@ impl Agent {
         self
     }
 
+    /// Until the first token of whichever model answers: where others stand behind the first there
+    /// is some time more for them.
+    fn longest_first_token(&self) -> Duration {
+        let limit = self.llm.first_token_timeout;
+        if self.llm.fallback.is_empty() { limit } else { limit.mul_f64(1.2) }
+    }
+
     /// What the session machine needs. `system_prompt` is rendered by [`Prompt::render`].
     pub fn settings(&self, system_prompt: String) -> Settings {
         Settings {
@@ -280,7 +287,7 @@ impl Agent {
             min_interruption_words: self.min_interruption_words,
             false_interruption: self.false_interruption,
             transcript_timeout: self.transcript_timeout,
-            llm_first_token: self.llm.first_token_timeout,
+            llm_first_token: self.longest_first_token(),
             tts_first_audio: self.voice.first_audio_timeout,
             user_away: self.user_away,
             close_on_participant_left: self.close_on_participant_left,
