@@ -151,6 +151,7 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
     ));
 
     let (room_sender, room_events) = mpsc::channel(64);
+    providers.room.bind(&room_sender);
     let (shown_sender, shown) = mpsc::channel(1_024);
     let voice: Box<dyn Voice> = Box::new(SourceVoice::new(voice));
     let agent =

@@ -8,13 +8,16 @@ pub mod connect;
 pub mod control;
 pub mod demo;
 pub mod dev;
+pub mod live;
 pub mod migrate;
+pub mod providers;
 pub mod replay;
 pub mod runtime;
 pub mod start;
 pub mod tenant;
 pub mod terminal;
 pub mod token;
+pub mod voices;
 
 use std::{
     fmt::Display,
@@ -94,6 +97,8 @@ enum Command {
     Control(ProcessArgs),
     /// List everything wrong with settings, agents and prompts
     Check(With<check::CheckArgs>),
+    /// List the voices that an agent file can name
+    Voices(With<voices::VoicesArgs>),
     /// Make a token to join a room with
     Token(token::TokenArgs),
     /// Bring the database to this version's schema
@@ -141,6 +146,10 @@ pub fn main() -> ExitCode {
         }
         Command::Demo(With { own, settings }) => {
             with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| demo::run(setup, own))
+        }
+        Command::Voices(With { own, settings }) => {
+            let needs = Needs::default();
+            with_setup(&settings, needs, Verbosity::Quiet, |setup| voices::run(setup, own))
         }
         Command::Replay(With { own, settings }) => {
             let needs = if own.real { Needs::REPLAY } else { Needs::DOUBLES };

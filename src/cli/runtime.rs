@@ -2,33 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use secrecy::SecretString;
-use url::Url;
-
+pub use super::providers::{Assembly, double_endpoints, providers};
 use crate::{
     audio::vad::{VadConfig, VadEngine, WebrtcMode},
     clock,
-    config::{
-        Agent, RoomContext,
-        agent::{Streaming, VadKind},
-        env::{Endpoint, Providers as Endpoints},
-    },
-    llm::openai::{OpenAi, OpenAiConfig},
+    config::{Agent, RoomContext, agent::VadKind, env::Providers as Endpoints},
     recording::recorder::RecorderConfig,
     session::{
         driver::{DriverConfig, Providers},
         machine::SessionIds,
     },
-    stt::deepgram::{Deepgram, DeepgramConfig, proto::Options},
     transcript::reporter::{Reporter, SessionInfo, SessionReporter},
-    tts::elevenlabs::{ElevenLabs, ElevenLabsConfig, proto::VoiceSettings},
 };
 
 /// What all sessions of one agent share.
 #[derive(Debug, Clone)]
 pub struct AgentRuntime {
     pub agent: Arc<Agent>,
-    pub providers: Providers,
+    pub assembly: Assembly,
     pub reporter: Reporter,
     /// The worker's own recorder, when it is to record.
     pub recorder: Option<RecorderConfig>,
@@ -48,8 +39,8 @@ impl AgentRuntime {
     /// # Errors
     /// What a provider cannot do with its settings.
     pub fn new(agent: Agent, endpoints: Endpoints, reporter: Reporter) -> Result<Self, String> {
-        let providers = providers(&agent, endpoints)?;
-        Ok(Self { agent: Arc::new(agent), providers, reporter, recorder: None })
+        let assembly = Assembly::new(&agent, endpoints)?;
+        Ok(Self { agent: Arc::new(agent), assembly, reporter, recorder: None })
     }
 
     /// A session in `room` (its `sid` tells it from a later room of the same name; empty: unknown);
@@ -63,7 +54,7 @@ impl AgentRuntime {
             started_at_unix_ms: clock::unix_ms(),
         });
         let recorder = self.recorder.clone().filter(|_| may_record(metadata));
-        NewSession { config, providers: self.providers.clone(), reporter, recorder }
+        NewSession { config, providers: self.assembly.session(), reporter, recorder }
     }
 }
 
@@ -95,14 +86,6 @@ pub fn driver_config(agent: &Agent, metadata: &str, identity: &str) -> DriverCon
     }
 }
 
-/// Endpoints of provider doubles: any key will do.
-pub fn double_endpoints(agent: &Agent, base_url: &Url) -> Endpoints {
-    let endpoint =
-        || Endpoint { base_url: base_url.clone(), api_key: SecretString::from("double") };
-    let speaks = !agent.transcribe_only();
-    Endpoints { stt: endpoint(), llm: speaks.then(endpoint), tts: speaks.then(endpoint) }
-}
-
 /// Once in speech, a frame below this share of the threshold is silence.
 const EXIT_SHARE: f32 = 0.85;
 
@@ -119,54 +102,4 @@ pub fn vad(agent: &Agent) -> VadConfig {
         min_speech: Duration::from_millis(vad.min_speech_ms.into()),
         min_silence: Duration::from_millis(vad.min_silence_ms.into()),
     }
-}
-
-/// The agent's providers.
-///
-/// # Errors
-/// What a provider cannot do with its settings.
-pub fn providers(agent: &Agent, endpoints: Endpoints) -> Result<Providers, String> {
-    let Endpoints { stt, llm, tts } = endpoints;
-    let stt = Deepgram::new(DeepgramConfig {
-        options: Options {
-            model: agent.stt.model.clone(),
-            language: agent.stt.language.clone(),
-            endpointing_ms: agent.stt.endpointing_ms,
-            smart_format: agent.stt.smart_format,
-            punctuate: agent.stt.punctuate,
-            keyterms: agent.stt.keyterms.clone(),
-            ..Options::default()
-        },
-        ..DeepgramConfig::new(stt.api_key, stt.base_url)
-    });
-    let speaking = match (llm, tts) {
-        (Some(llm), Some(tts)) => {
-            let llm = OpenAi::new(OpenAiConfig {
-                base_url: llm.base_url.into(),
-                temperature: agent.llm.temperature,
-                max_tokens: Some(agent.llm.max_tokens),
-                ..OpenAiConfig::new(llm.api_key, &agent.llm.model)
-            })
-            .map_err(|error| error.to_string())?;
-            let tts = ElevenLabs::new(ElevenLabsConfig {
-                base_url: tts.base_url.into(),
-                model: agent.voice.model.clone(),
-                output_rate: agent.voice.sample_rate,
-                voice: VoiceSettings {
-                    stability: agent.voice.stability,
-                    similarity_boost: agent.voice.similarity_boost,
-                    ..VoiceSettings::default()
-                },
-                language: agent.voice.language.clone(),
-                multi: agent.voice.streaming == Streaming::Multi,
-                ..ElevenLabsConfig::new(tts.api_key, &agent.voice.voice_id)
-            })
-            .map_err(|error| error.to_string())?;
-            let speaking: (Arc<dyn crate::llm::Llm>, Arc<dyn crate::tts::Tts>) =
-                (Arc::new(llm), Arc::new(tts));
-            Some(speaking)
-        }
-        _ => None,
-    };
-    Ok(Providers { stt: Arc::new(stt), speaking })
 }

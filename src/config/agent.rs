@@ -12,6 +12,7 @@ use crate::{
         prompt::{Prompt, RenderError, RoomContext},
         source::SourceFile,
     },
+    context::routing::Routing,
     session::settings::Settings,
 };
 
@@ -35,6 +36,11 @@ pub struct LlmSettings {
     pub base_url: Option<Url>,
     /// The first token must come within this time.
     pub first_token_timeout: Duration,
+    /// Asked in this order when it fails; have none themselves.
+    pub fallback: Vec<LlmSettings>,
+    /// Asked for simple turns.
+    pub small: Option<Box<LlmSettings>>,
+    pub routing: Routing,
 }
 
 /// `[voice]`
@@ -57,6 +63,10 @@ pub struct VoiceSettings {
     pub streaming: Streaming,
     /// The first audio must come within this time.
     pub first_audio_timeout: Duration,
+    /// How to speak, in words, where the model takes that (`gpt-4o-mini-tts`).
+    pub instructions: Option<String>,
+    /// Speak in this order when it fails; have none themselves.
+    pub fallback: Vec<VoiceSettings>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,6 +94,49 @@ pub struct SttSettings {
     pub keyterms: Vec<String>,
     /// Keep the audio out of the provider's training, where it offers that.
     pub opt_out_of_training: bool,
+    /// Listen in this order when it fails; have none themselves.
+    pub fallback: Vec<SttSettings>,
+}
+
+impl LlmSettings {
+    /// It and those that stand behind it.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.fallback)
+    }
+}
+
+impl VoiceSettings {
+    /// It and those that stand behind it.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.fallback)
+    }
+}
+
+impl SttSettings {
+    /// It and those that stand behind it.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.fallback)
+    }
+}
+
+/// `[[tools]]`: an HTTP call that the model may ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolSettings {
+    pub name: String,
+    pub description: String,
+    pub method: String,
+    /// With places for arguments, `{city}`.
+    pub url: String,
+    /// `${TOOL_…}` in a value is that variable of the environment.
+    pub headers: Vec<(String, String)>,
+    /// JSON Schema of the arguments.
+    pub parameters: serde_json::Value,
+    /// Sends the arguments as a JSON body.
+    pub sends_body: bool,
+    pub timeout: Duration,
+    pub max_bytes: usize,
+    pub allow_private: bool,
+    pub outlives_interruption: bool,
 }
 
 /// `[vad]`
@@ -140,6 +193,11 @@ pub struct Agent {
     pub voice: VoiceSettings,
     pub stt: SttSettings,
     pub vad: VadSettings,
+    pub tools: Vec<ToolSettings>,
+    /// Of [`crate::tools::builtin::NAMES`].
+    pub builtin_tools: Vec<String>,
+    /// Said when tools take their time; empty: nothing.
+    pub tool_filler: String,
     pub prompt: Prompt,
     pub greeting: Option<Greeting>,
     pub farewell: Option<String>,
@@ -207,6 +265,13 @@ impl Agent {
         self
     }
 
+    /// Until the first token of whichever model answers: where others stand behind the first there
+    /// is some time more for them.
+    fn longest_first_token(&self) -> Duration {
+        let limit = self.llm.first_token_timeout;
+        if self.llm.fallback.is_empty() { limit } else { limit.mul_f64(1.2) }
+    }
+
     /// What the session machine needs. `system_prompt` is rendered by [`Prompt::render`].
     pub fn settings(&self, system_prompt: String) -> Settings {
         Settings {
@@ -222,7 +287,7 @@ impl Agent {
             min_interruption_words: self.min_interruption_words,
             false_interruption: self.false_interruption,
             transcript_timeout: self.transcript_timeout,
-            llm_first_token: self.llm.first_token_timeout,
+            llm_first_token: self.longest_first_token(),
             tts_first_audio: self.voice.first_audio_timeout,
             user_away: self.user_away,
             close_on_participant_left: self.close_on_participant_left,

@@ -36,6 +36,12 @@ pub const DEEPGRAM_API_KEY: Setting = both("DEEPGRAM_API_KEY", "deepgram.api_key
 pub const DEEPGRAM_BASE_URL: Setting = both("DEEPGRAM_BASE_URL", "deepgram.base_url");
 pub const OPENAI_API_KEY: Setting = both("OPENAI_API_KEY", "openai.api_key");
 pub const OPENAI_BASE_URL: Setting = both("OPENAI_BASE_URL", "openai.base_url");
+pub const ANTHROPIC_API_KEY: Setting = both("ANTHROPIC_API_KEY", "anthropic.api_key");
+pub const ANTHROPIC_BASE_URL: Setting = both("ANTHROPIC_BASE_URL", "anthropic.base_url");
+pub const GOOGLE_API_KEY: Setting = both("GOOGLE_API_KEY", "google.api_key");
+pub const GOOGLE_BASE_URL: Setting = both("GOOGLE_BASE_URL", "google.base_url");
+pub const ASSEMBLYAI_API_KEY: Setting = both("ASSEMBLYAI_API_KEY", "assemblyai.api_key");
+pub const ASSEMBLYAI_BASE_URL: Setting = both("ASSEMBLYAI_BASE_URL", "assemblyai.base_url");
 pub const ELEVENLABS_API_KEY: Setting = both("ELEVENLABS_API_KEY", "elevenlabs.api_key");
 pub const ELEVENLABS_BASE_URL: Setting = both("ELEVENLABS_BASE_URL", "elevenlabs.base_url");
 
@@ -79,7 +85,7 @@ pub const LOG: Setting = all("ANTIPHON_LOG", "log", "--log");
 pub const LOG_FORMAT: Setting = all("ANTIPHON_LOG_FORMAT", "log_format", "--log-format");
 
 /// Every setting of the process.
-pub const ALL: [&Setting; 48] = [
+pub const ALL: [&Setting; 54] = [
     &CONFIG,
     &AGENTS_DIR,
     &AGENT,
@@ -91,6 +97,12 @@ pub const ALL: [&Setting; 48] = [
     &DEEPGRAM_BASE_URL,
     &OPENAI_API_KEY,
     &OPENAI_BASE_URL,
+    &ANTHROPIC_API_KEY,
+    &ANTHROPIC_BASE_URL,
+    &GOOGLE_API_KEY,
+    &GOOGLE_BASE_URL,
+    &ASSEMBLYAI_API_KEY,
+    &ASSEMBLYAI_BASE_URL,
     &ELEVENLABS_API_KEY,
     &ELEVENLABS_BASE_URL,
     &ELEVENLABS_VOICE_ID,

@@ -1,6 +1,15 @@
 //! Large language models: what every provider is to the rest of antiphon.
 
+pub mod anthropic;
+pub mod chain;
+pub mod gemini;
+pub mod model;
 pub mod openai;
+mod seam;
+pub mod sse;
+pub mod streaming;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 

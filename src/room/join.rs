@@ -136,6 +136,7 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
 
     // The driver starts first: the providers' connections are made while the room is joined.
     let (room_sender, room_events) = mpsc::channel(256);
+    providers.room.bind(&room_sender);
     let (shown_sender, shown) = mpsc::channel(1_024);
     let session = tokio::spawn(driver::run(config, providers, room_events, voice, shown_sender));
     let abandon = session.abort_handle();

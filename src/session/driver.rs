@@ -36,6 +36,7 @@ use crate::{
         state::CloseReason,
     },
     stt::{Stt, SttControl, SttEvent, SttStream},
+    tools::builtin::RoomHandle,
     tts::{SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent},
 };
 
@@ -50,6 +51,8 @@ pub struct Providers {
     pub stt: Arc<dyn Stt>,
     /// Absent in `transcribe` mode.
     pub speaking: Option<(Arc<dyn Llm>, Arc<dyn Tts>)>,
+    /// By which tools act on the session; bound by whoever holds its events' sender.
+    pub room: RoomHandle,
 }
 
 impl Providers {

@@ -1,10 +1,17 @@
 //! Speech to text: what every provider is to the rest of antiphon.
 //!
-//! A provider is a pure codec (`PROVIDER/proto.rs`) and a driver (`PROVIDER/mod.rs`) that keeps one
-//! streaming connection per speaker, warm between turns, and reconnects by itself.
+//! A provider is a pure codec (`PROVIDER/proto.rs`) for the one driver that keeps a streaming
+//! connection per speaker, warm between turns, and reconnects by itself.
 
+pub mod assemblyai;
 pub mod backlog;
 pub mod deepgram;
+pub mod driver;
+pub mod openai;
+pub mod relay;
+mod telling;
+#[cfg(test)]
+mod testing;
 
 use std::time::Duration;
 
@@ -97,6 +104,10 @@ pub trait Stt: Send + Sync + std::fmt::Debug + 'static {
     /// As written in agent files: `deepgram`.
     fn provider(&self) -> &'static str;
     fn model(&self) -> &str;
+    /// Whether words are told while they are being said.
+    fn gives_interims(&self) -> bool {
+        true
+    }
     /// Opens a stream that reads 16 kHz mono s16 from `audio`. Must be called inside a tokio runtime.
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream;
 }

@@ -2,6 +2,10 @@
 
 pub mod chunker;
 pub mod elevenlabs;
+pub mod openai;
+pub mod pcm;
+pub mod relay;
+pub mod spoken;
 pub mod words;
 
 use tokio::{sync::mpsc, task::JoinHandle};
