@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod doubles;
+pub mod eval;
 pub mod llm;
 pub mod net;
 pub mod replay;

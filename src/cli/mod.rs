@@ -8,6 +8,7 @@ pub mod connect;
 pub mod control;
 pub mod demo;
 pub mod dev;
+pub mod eval;
 pub mod replay;
 pub mod runtime;
 pub mod start;
@@ -61,6 +62,7 @@ Examples:
   antiphon demo                        a call without keys and without a server
   antiphon replay question.wav         a WAV file through the whole conversation
   antiphon start --agent assistant     register with LIVEKIT_URL and take jobs
+  antiphon eval fixtures               how well it takes turns, as numbers
   antiphon connect --room test         join one room directly
   antiphon check                       everything wrong with the settings, at once
 
@@ -88,6 +90,8 @@ enum Command {
     Connect(With<connect::ConnectArgs>),
     /// Play a WAV file to an agent, without any server
     Replay(With<replay::ReplayArgs>),
+    /// Judge how the agent takes turns, on labelled dialogues
+    Eval(With<eval::EvalArgs>),
     /// The companion HTTP endpoint: sessions, tokens, transcripts
     Control(ProcessArgs),
     /// List everything wrong with settings, agents and prompts
@@ -118,6 +122,9 @@ pub fn main() -> ExitCode {
         }
         Command::Demo(With { own, settings }) => {
             with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| demo::run(setup, own))
+        }
+        Command::Eval(With { own, settings }) => {
+            with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| eval::run(setup, own))
         }
         Command::Replay(With { own, settings }) => {
             let needs = if own.real { Needs::REPLAY } else { Needs::DOUBLES };

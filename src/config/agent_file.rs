@@ -5,8 +5,8 @@ use std::{ops::RangeInclusive, time::Duration};
 use crate::{
     config::{
         agent::{
-            Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, VadKind, VadSettings,
-            VoiceSettings, WebRtcMode,
+            Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, TurnSettings, VadKind,
+            VadSettings, VoiceSettings, WebRtcMode,
         },
         error::{ConfigErrors, did_you_mean},
         names,
@@ -15,7 +15,7 @@ use crate::{
         resolver::check_url,
         source::SourceFile,
     },
-    session::settings::Settings,
+    session::settings::{Detection, Interruption, Settings},
 };
 
 /// Providers that are there, and those that are known but not there yet.
@@ -32,8 +32,20 @@ const STT: Catalogue =
 /// Whether a dotted key is an agent file's.
 pub(crate) fn is_agent_key(key: &str) -> bool {
     let top = key.split('.').next().unwrap_or(key);
-    ["mode", "prompt", "llm", "voice", "stt", "vad", "greeting", "farewell", "apology"]
-        .contains(&top)
+    [
+        "mode",
+        "prompt",
+        "llm",
+        "voice",
+        "stt",
+        "vad",
+        "turn",
+        "greeting",
+        "farewell",
+        "apology",
+        "away_prompt",
+    ]
+    .contains(&top)
         || ["interruptible", "description", "close_on_participant_left"].contains(&top)
         || (top.ends_with("_ms") || top == "min_interruption_words")
 }
@@ -87,6 +99,7 @@ fn read(
     let voice = read_voice(&root.table("voice"), &defaults);
     let stt = read_stt(&root.table("stt"));
     let vad = read_vad(&root.table("vad"));
+    let turn = read_turn(&root.table("turn"), &defaults);
     let prompt = read_prompt(name, root, find_prompt);
     let greeting = read_greeting(root);
     let silence_threshold =
@@ -103,8 +116,10 @@ fn read(
         vad,
         greeting,
         farewell: root.text("farewell"),
+        away_prompt: root.text("away_prompt"),
         apology: root.string("apology").map_or(defaults.apology, |found| found.value),
         interruptible: root.boolean("interruptible").unwrap_or(defaults.interruptible),
+        turn,
         silence_threshold,
         max_endpointing,
         min_interruption: ms(root, "min_interruption_ms", 0..=10_000, defaults.min_interruption),
@@ -240,6 +255,27 @@ fn read_vad(table: &Reader<'_>) -> VadSettings {
             .unwrap_or(((threshold * 100.0).round() - 10.0).max(1.0) / 100.0),
         min_speech_ms: table.integer("min_speech_ms", 0..=5_000).unwrap_or(100) as u32,
         min_silence_ms: table.integer("min_silence_ms", 0..=5_000).unwrap_or(180) as u32,
+    };
+    finish(table);
+    settings
+}
+
+fn read_turn(table: &Reader<'_>, defaults: &Settings) -> TurnSettings {
+    let detections = [
+        ("silence", Detection::Silence),
+        ("stt", Detection::Stt),
+        ("heuristic", Detection::Heuristic),
+    ];
+    let interruptions = [("speech", Interruption::Speech), ("adaptive", Interruption::Adaptive)];
+    let settings = TurnSettings {
+        detection: table.choice("detection", &detections).unwrap_or_default(),
+        confident: ms(table, "confident_ms", 0..=10_000, defaults.confident_endpointing),
+        dynamic: table.boolean("dynamic").unwrap_or(defaults.dynamic_endpointing),
+        interruption: table.choice("interruption", &interruptions).unwrap_or_default(),
+        echo_warm_up: ms(table, "echo_warm_up_ms", 0..=60_000, defaults.echo_warm_up),
+        preemptive_generation: table
+            .boolean("preemptive_generation")
+            .unwrap_or(defaults.preemptive_generation),
     };
     finish(table);
     settings

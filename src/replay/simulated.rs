@@ -103,6 +103,7 @@ fn unnamed_utterances(detected: &[(u64, VadEvent)]) -> Vec<Utterance> {
     let mut started = None;
     for (at, event) in detected {
         match *event {
+            VadEvent::Faint => {}
             VadEvent::Started { speech_ms } => started = Some(at.saturating_sub(speech_ms.into())),
             VadEvent::Ended { silence_ms } => {
                 if let Some(start_ms) = started.take() {

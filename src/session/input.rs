@@ -76,6 +76,9 @@ pub enum ParticipantEvent {
 pub enum VadEvent {
     /// Speech has been going on for `speech_ms` (the detector's minimum) when this is told.
     Started { speech_ms: u32 },
+    /// The speech that is going on is much fainter than this speaker's usually is: somebody else,
+    /// or an echo. Told at most once in a speech.
+    Faint,
     /// Silence has been going on for `silence_ms` (the detector's minimum) when this is told.
     Ended { silence_ms: u32 },
 }

@@ -73,12 +73,15 @@ pub(super) struct Voice {
     pub ended: Option<Instant>,
     /// Found to be noise: the claim no longer counts, until a new one is made.
     pub discounted: bool,
+    /// Much fainter than this speaker usually is.
+    pub faint: bool,
 }
 
 impl Voice {
     pub fn starts(&mut self, speech_ms: u32, now: Instant) {
         self.speaking = true;
         self.discounted = false;
+        self.faint = false;
         self.began = Some(earlier(now, speech_ms));
         self.ended = None;
     }
@@ -135,6 +138,8 @@ pub(super) struct Speaker {
     /// Believed until a final comes without any interim.
     pub gives_interims: bool,
     seen_interim: bool,
+    /// Recognition sets marks between and after sentences.
+    pub punctuates: bool,
     /// When the first sample of the recognition stream was heard.
     pub stream_began: Option<Instant>,
     open: Option<Open>,
@@ -154,6 +159,7 @@ impl Speaker {
             stt_down: false,
             gives_interims: true,
             seen_interim: false,
+            punctuates: false,
             stream_began: None,
             open: None,
             open_stream_end_ms: 0,
@@ -205,6 +211,7 @@ impl Speaker {
             return None;
         }
         self.gives_interims = self.seen_interim;
+        self.punctuates |= heard.text.contains(['.', ',', '?', '!']);
         let text = self.unsaid(heard, now);
         self.promoted = None;
         let text = text?;
@@ -330,7 +337,7 @@ fn rest_of<'a>(said: &str, text: &'a str) -> &'a str {
     rest.trim_start()
 }
 
-fn is_same_word(one: &str, other: &str) -> bool {
+pub(super) fn is_same_word(one: &str, other: &str) -> bool {
     let letters = |word: &str| -> Vec<char> {
         word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
     };

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::session::{settings::Settings, timers::later};
+use crate::session::{settings::Settings, timers::later, turn::completeness::bare};
 
 /// Noise that keeps coming back holds the agent for at most this long.
 const MAX_HOLD: Duration = Duration::from_secs(10);
@@ -50,6 +50,28 @@ impl Hold {
     }
 }
 
+/// Words by which somebody shows to be listening.
+const LISTENING: &[&str] = &[
+    "mm", "mmm", "hm", "hmm", "mhm", "mm-hm", "mm-hmm", "mmhm", "mmhmm", "uh-huh", "uhhuh", "huh",
+    "uh", "um", "ah", "aha", "oh", "okay", "ok", "yeah", "yep", "yup", "yes", "right", "sure",
+    "alright", "all", "i", "see", "got", "it", "cool", "great", "good", "nice", "exactly", "true",
+    "ja", "genau", "gut", "klar", "stimmt", "oui", "ouais", "d'accord", "bien", "sí", "vale",
+    "claro",
+];
+/// Together more than this many such words are a turn.
+const MAX_BACKCHANNEL: usize = 4;
+
+/// Whether these words, together, only show that the user listens: the agent need not stop.
+pub(in crate::session) fn is_backchannel(said: &str, open: &str) -> bool {
+    let mut count = 0;
+    let mut words = said.split_whitespace().chain(open.split_whitespace());
+    words.all(|word| {
+        count += 1;
+        LISTENING.contains(&bare(word).as_str())
+    }) && (1..=MAX_BACKCHANNEL).contains(&count)
+        && !said.ends_with('?')
+}
+
 /// Whether words heard while the agent spoke ask for an answer once it is silent.
 pub(in crate::session) fn asks_for_answer(
     text: &str,
@@ -74,6 +96,17 @@ mod tests {
         assert!(asks_for_answer("and at eight", long_ago, true, now));
         assert!(asks_for_answer("yes", Some(now), true, now));
         assert!(asks_for_answer("yes", long_ago, false, now), "it could not interrupt");
+    }
+
+    #[test]
+    fn agreement_is_no_turn_but_anything_more_is() {
+        for text in ["Mm-hm.", "okay", "Yeah, okay.", "I see.", "all right"] {
+            assert!(is_backchannel(text, ""), "{text}");
+        }
+        for text in ["", "okay stop", "yes but not today", "wait", "right?"] {
+            assert!(!is_backchannel(text, ""), "{text}");
+        }
+        assert!(!is_backchannel("okay", "and then"), "words that are still open count too");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Whose turn it is: when the user's turn has ended, and when the user interrupts.
 
+pub(super) mod completeness;
 pub(super) mod endpointing;
 pub(super) mod interruption;
+pub(super) mod preemption;
 
 use std::time::Instant;
 
@@ -32,6 +34,12 @@ pub(super) struct Turn {
     pub detector_ended: bool,
     /// Recognition was asked to close the segment since the end of speech.
     pub finalize_sent: bool,
+    /// Recognition told the end of the turn.
+    pub told_end: bool,
+    /// The user paused in it, and went on.
+    pub paused: bool,
+    /// Answers to it that were begun before it was taken.
+    pub tries: u32,
 }
 
 impl Turn {
@@ -41,6 +49,7 @@ impl Turn {
         self.has_words = false;
         self.detector_ended = false;
         self.finalize_sent = false;
+        self.told_end = false;
     }
 
     pub fn add(&mut self, text: &str) {
@@ -51,6 +60,14 @@ impl Turn {
     pub fn reopen(&mut self, mut said: String) {
         join(&mut said, &self.text);
         self.text = said;
+    }
+
+    /// All words so far, those of the segment that recognition is still at included.
+    pub fn whole(&self, open: &str) -> String {
+        let mut text = self.carried.clone();
+        join(&mut text, &self.text);
+        join(&mut text, open);
+        text
     }
 
     /// The words so far ask for no answer, but are not forgotten.
