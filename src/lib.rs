@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod doubles;
 pub mod eval;
+pub mod flight;
 pub mod llm;
 pub mod net;
 pub mod replay;

@@ -9,6 +9,7 @@ use std::{
 use clap::Args;
 
 use crate::{
+    audio::smart_turn::SmartTurn,
     cli::{
         Exit, fail,
         runtime::vad,
@@ -21,6 +22,7 @@ use crate::{
         html,
         report::{Report, Thresholds},
     },
+    session::settings::Detection,
 };
 
 #[derive(Debug, Args)]
@@ -92,10 +94,21 @@ async fn judge(setup: &mut Setup, args: &EvalArgs) -> Result<Vec<String>, String
     let (settings, _) = agent.settings_for(&RoomContext::default());
     let config = vad(&agent);
     let detection = settings.detection.as_str();
-    let evaluated = tokio::task::spawn_blocking(move || eval::evaluate(&set, &settings, config))
-        .await
-        .map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())?;
+    let model = match settings.detection {
+        Detection::Semantic => {
+            let path = SmartTurn::path_in(&setup.config.state_dir);
+            Some(SmartTurn::load(&path).map_err(|error| {
+                format!("{error} (`antiphon models import` brings the turn model)")
+            })?)
+        }
+        _ => None,
+    };
+    let evaluated = tokio::task::spawn_blocking(move || {
+        eval::evaluate(&set, &settings, config, model.as_ref())
+    })
+    .await
+    .map_err(|error| error.to_string())?
+    .map_err(|error| error.to_string())?;
     let report = Report::new(&evaluated, detection);
     if let Some(path) = &args.html {
         write(path, &html::page(&report, &evaluated.dialogues))?;

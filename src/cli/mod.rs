@@ -9,6 +9,7 @@ pub mod control;
 pub mod demo;
 pub mod dev;
 pub mod eval;
+pub mod models;
 pub mod replay;
 pub mod runtime;
 pub mod start;
@@ -92,6 +93,8 @@ enum Command {
     Replay(With<replay::ReplayArgs>),
     /// Judge how the agent takes turns, on labelled dialogues
     Eval(With<eval::EvalArgs>),
+    /// Bring in the models that are not compiled in
+    Models(With<models::ModelsArgs>),
     /// The companion HTTP endpoint: sessions, tokens, transcripts
     Control(ProcessArgs),
     /// List everything wrong with settings, agents and prompts
@@ -125,6 +128,9 @@ pub fn main() -> ExitCode {
         }
         Command::Eval(With { own, settings }) => {
             with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| eval::run(setup, own))
+        }
+        Command::Models(With { own, settings }) => {
+            with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| models::run(setup, own))
         }
         Command::Replay(With { own, settings }) => {
             let needs = if own.real { Needs::REPLAY } else { Needs::DOUBLES };

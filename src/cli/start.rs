@@ -101,7 +101,7 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
         return Exit::Usage;
     };
     let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
-        Ok(runtime) => runtime,
+        Ok(runtime) => runtime.recorded(&config).with_turn_model(&config.state_dir),
         Err(problem) => {
             fail(&problem);
             return Exit::Usage;

@@ -265,6 +265,7 @@ fn read_turn(table: &Reader<'_>, defaults: &Settings) -> TurnSettings {
         ("silence", Detection::Silence),
         ("stt", Detection::Stt),
         ("heuristic", Detection::Heuristic),
+        ("semantic", Detection::Semantic),
     ];
     let interruptions = [("speech", Interruption::Speech), ("adaptive", Interruption::Adaptive)];
     let settings = TurnSettings {

@@ -56,11 +56,12 @@ pub const STATE_DIR: Setting = all("ANTIPHON_STATE_DIR", "state_dir", "--state-d
 pub const LOAD: Setting = both("ANTIPHON_LOAD", "load");
 pub const MAX_JOBS: Setting = both("ANTIPHON_MAX_JOBS", "max_jobs");
 pub const DRAIN_TIMEOUT_S: Setting = both("ANTIPHON_DRAIN_TIMEOUT_S", "drain_timeout_s");
+pub const FLIGHT: Setting = both("ANTIPHON_FLIGHT", "flight");
 pub const LOG: Setting = all("ANTIPHON_LOG", "log", "--log");
 pub const LOG_FORMAT: Setting = all("ANTIPHON_LOG_FORMAT", "log_format", "--log-format");
 
 /// Every setting of the process.
-pub const ALL: [&Setting; 30] = [
+pub const ALL: [&Setting; 31] = [
     &CONFIG,
     &AGENTS_DIR,
     &AGENT,
@@ -89,6 +90,7 @@ pub const ALL: [&Setting; 30] = [
     &LOAD,
     &MAX_JOBS,
     &DRAIN_TIMEOUT_S,
+    &FLIGHT,
     &LOG,
     &LOG_FORMAT,
 ];

@@ -156,7 +156,6 @@ mod tests {
             unprovoked: 0,
             agent_ms: 1_000,
             duration_ms: 3_000,
-            min_interruption_ms: 500,
             lived,
         };
         let page = page(&Report::default(), &[judged]);

@@ -9,7 +9,10 @@ use crate::{
         dialogue::{Clip, Dialogue, Kind},
         run::Lived,
     },
-    session::command::{Command, Metric},
+    session::{
+        command::{Command, Metric},
+        is_backchannel,
+    },
 };
 
 /// Words of a sound may make the agent stop this long after its end.
@@ -39,6 +42,9 @@ pub struct Turn {
     pub tts_ms: Option<u64>,
     /// An interruption: from its start until the agent was silent.
     pub silence_ms: Option<u64>,
+    /// ... and when it could be known for one: enough speech, and a word that says more than that
+    /// the user listens, as early as recognition tells it.
+    pub telling_ms: u64,
     /// The user spoke while the agent did.
     pub interrupts: bool,
     /// The agent went on in the middle of a true interruption.
@@ -65,7 +71,6 @@ pub struct Judged {
     /// How long the agent spoke.
     pub agent_ms: u64,
     pub duration_ms: u64,
-    pub min_interruption_ms: u64,
     /// For the drawing.
     pub lived: Lived,
 }
@@ -85,7 +90,10 @@ pub fn judge(dialogue: &Dialogue, lived: Lived, min_interruption: Duration) -> J
         if clip.is_turn() {
             let next = clips[n + 1..].iter().find(|(clip, _)| clip.is_turn());
             let until = next.map_or(lived.duration_ms, |(_, at)| *at);
-            turns.push(turn(clip, *at, until, &lived));
+            let mut turn = turn(clip, *at, until, &lived);
+            let telling = telling_word(clip).map_or(0, |ms| ms + dialogue.label.stt.interim_ms);
+            turn.telling_ms = telling.max(min_interruption.as_millis() as u64);
+            turns.push(turn);
         } else if speaks_at(&lived, *at) {
             let until = at + clip.length_ms() + AFTERMATH_MS;
             sounds.push(Sound {
@@ -108,7 +116,6 @@ pub fn judge(dialogue: &Dialogue, lived: Lived, min_interruption: Duration) -> J
         unprovoked,
         agent_ms: lived.agent.iter().map(|range| range.end - range.start).sum(),
         duration_ms: lived.duration_ms,
-        min_interruption_ms: min_interruption.as_millis() as u64,
         lived,
     }
 }
@@ -158,8 +165,19 @@ fn turn(clip: &Clip, start_ms: u64, until: u64, lived: &Lived) -> Turn {
         tts_ms,
         silence_ms: silent_at.filter(|_| interrupts).map(|at| at - start_ms),
         interrupts,
+        telling_ms: 0,
         false_resume: interrupts && resumed,
     }
+}
+
+/// When the first word ends that is no sign of listening alone, in ms from the clip's start.
+fn telling_word(clip: &Clip) -> Option<u64> {
+    let mut said = String::new();
+    clip.segments.iter().flatten().find_map(|word| {
+        said.push_str(word.text.trim_end_matches([',', '.', '?', '!']));
+        said.push(' ');
+        (!is_backchannel(&said, "")).then_some(word.end_ms)
+    })
 }
 
 fn speaks_at(lived: &Lived, at: u64) -> bool {

@@ -12,7 +12,10 @@ pub mod run;
 use std::{num::NonZero, thread, time::Duration};
 
 use crate::{
-    audio::vad::{VadConfig, VadError},
+    audio::{
+        smart_turn::SmartTurn,
+        vad::{VadConfig, VadError},
+    },
     eval::{
         dialogue::{Dialogue, Set},
         judge::Judged,
@@ -47,23 +50,28 @@ pub struct Evaluated {
 ///
 /// # Errors
 /// A file that cannot be read, or fewer turns than the set declares.
-pub fn evaluate(set: &Set, settings: &Settings, vad: VadConfig) -> Result<Evaluated, EvalError> {
+pub fn evaluate(
+    set: &Set,
+    settings: &Settings,
+    vad: VadConfig,
+    model: Option<&SmartTurn>,
+) -> Result<Evaluated, EvalError> {
     let began = crate::clock::now();
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let share = set.names.len().div_ceil(cores).max(1);
     let judged = thread::scope(|scope| {
-        let workers: Vec<_> = set
-            .names
-            .chunks(share)
-            .map(|names| {
-                scope.spawn(move || {
-                    names
-                        .iter()
-                        .map(|name| one(set, name, settings, vad))
-                        .collect::<Result<Vec<_>, EvalError>>()
+        let workers: Vec<_> =
+            set.names
+                .chunks(share)
+                .map(|names| {
+                    scope.spawn(move || {
+                        names
+                            .iter()
+                            .map(|name| one(set, name, settings, vad, model))
+                            .collect::<Result<Vec<_>, EvalError>>()
+                    })
                 })
-            })
-            .collect();
+                .collect();
         workers
             .into_iter()
             .map(|worker| {
@@ -87,9 +95,15 @@ pub fn evaluate(set: &Set, settings: &Settings, vad: VadConfig) -> Result<Evalua
     Ok(Evaluated { dialogues, played, took })
 }
 
-fn one(set: &Set, name: &str, settings: &Settings, vad: VadConfig) -> Result<Judged, EvalError> {
+fn one(
+    set: &Set,
+    name: &str,
+    settings: &Settings,
+    vad: VadConfig,
+    model: Option<&SmartTurn>,
+) -> Result<Judged, EvalError> {
     let dialogue = Dialogue::read(&set.dir, name)?;
-    let lived = run::run(&dialogue, &set.agent_voice, settings.clone(), vad)?;
+    let lived = run::run(&dialogue, &set.agent_voice, settings.clone(), vad, model)?;
     Ok(judge::judge(&dialogue, lived, settings.min_interruption))
 }
 
@@ -105,7 +119,7 @@ mod tests {
             turns: 0,
             agent_voice: Vec::new().into(),
         };
-        let outcome = evaluate(&set, &Settings::default(), VadConfig::default());
+        let outcome = evaluate(&set, &Settings::default(), VadConfig::default(), None);
         assert!(matches!(outcome, Err(EvalError::Empty(_))));
     }
 
@@ -117,7 +131,7 @@ mod tests {
             turns: 1,
             agent_voice: Vec::new().into(),
         };
-        let outcome = evaluate(&set, &Settings::default(), VadConfig::default());
+        let outcome = evaluate(&set, &Settings::default(), VadConfig::default(), None);
         assert!(matches!(outcome, Err(EvalError::File(file, _)) if file.contains("missing")));
     }
 }

@@ -7,7 +7,10 @@
 use std::{ops::Range, time::Duration};
 
 use crate::{
-    audio::vad::{VadConfig, VadError, VoiceDetector},
+    audio::{
+        smart_turn::SmartTurn,
+        vad::{VadConfig, VadError, VoiceDetector},
+    },
     eval::dialogue::{After, Clip, Dialogue, Stretch},
     session::{
         command::Command,
@@ -21,6 +24,8 @@ use crate::{
 /// Samples of 10 ms at 16 kHz.
 const FRAME: usize = 160;
 const FRAME_MS: u64 = 10;
+/// How long the turn model takes to answer.
+const MODEL_MS: u64 = 120;
 /// A caller who gets no answer, or hears no voice, goes on after this long.
 const TIRED_MS: u64 = 9_000;
 /// Quiet after which nothing more is expected at the end.
@@ -48,6 +53,7 @@ pub fn run(
     agent_voice: &[i16],
     settings: Settings,
     vad: VadConfig,
+    model: Option<&SmartTurn>,
 ) -> Result<Lived, VadError> {
     let label = &dialogue.label;
     let mut detector = VoiceDetector::new(vad)?;
@@ -58,6 +64,7 @@ pub fn run(
     let mut stage = Stage { dialogue, agent_voice, heard: Vec::new(), ..Stage::new(dialogue) };
     let mut now_ms = 0;
     let mut frame = [0_i16; FRAME];
+    let mut past = Vec::new();
     while now_ms < LONGEST_MS && !stage.is_over(now_ms) {
         call.run_until(ms(now_ms));
         stage.look(&call, now_ms);
@@ -65,7 +72,17 @@ pub fn run(
         stage.frame(now_ms, &mut frame);
         now_ms += FRAME_MS;
         let lived = &mut stage.lived;
+        if model.is_some() {
+            past.extend_from_slice(&frame);
+        }
         detector.push(&frame, |event, _| {
+            let ended = matches!(event, VadEvent::Ended { .. });
+            if let Some(model) = model.filter(|_| ended)
+                && let Ok(probability) = model.ended(&past)
+            {
+                let answer = Input::TurnEnd { speaker: CALLER, probability };
+                call.input_at(ms(now_ms + MODEL_MS), answer);
+            }
             note_vad(lived, event, now_ms);
             call.input_at(ms(now_ms), Input::Vad { speaker: CALLER, event });
         });

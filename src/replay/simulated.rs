@@ -118,7 +118,7 @@ fn unnamed_utterances(detected: &[(u64, VadEvent)]) -> Vec<Utterance> {
 }
 
 /// What a driver would show.
-fn shown(command: &Command) -> Option<Shown> {
+pub fn shown(command: &Command) -> Option<Shown> {
     Some(match command {
         Command::SetState(state) => Shown::State(*state),
         Command::SetUserState(state) => Shown::UserState(*state),

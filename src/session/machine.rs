@@ -17,6 +17,7 @@ mod hearing;
 mod leaving;
 mod speaking;
 
+use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{
@@ -33,7 +34,7 @@ use super::{
 use crate::llm::Message;
 
 /// What the session's own names are made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionIds {
     /// Unique for ever: transcript rows are `{prefix}-u{n}` and `{prefix}-a{n}`.
     pub prefix: String,
@@ -148,6 +149,9 @@ impl Session {
             Input::Ready => self.on_ready(now),
             Input::Participant { speaker, event } => self.on_participant(speaker, event, now),
             Input::Vad { speaker, event } => self.on_vad(speaker, event, now),
+            Input::TurnEnd { speaker, probability } => {
+                self.on_turn_end(speaker, probability, now);
+            }
             Input::Stt { speaker, event } => self.on_stt(speaker, event, now),
             Input::Llm { id, event } => self.on_llm(id, event, now),
             Input::Tts { id, event } => self.on_tts(id, event, now),

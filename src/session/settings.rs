@@ -1,9 +1,10 @@
 //! What an agent file decides about the conversation itself.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What decides that the user's turn has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 pub enum Detection {
     /// Silence alone.
     Silence,
@@ -29,7 +30,7 @@ impl Detection {
 }
 
 /// What of the user's speech stops the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 pub enum Interruption {
     /// Speech of enough length, or enough words.
     Speech,
@@ -40,7 +41,7 @@ pub enum Interruption {
 }
 
 /// The machine's settings; every field is set by the agent file, with these defaults.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The rendered system prompt.
     pub system_prompt: String,
@@ -107,7 +108,7 @@ impl Default for Settings {
             detection: Detection::default(),
             silence_threshold: Duration::from_millis(500),
             confident_endpointing: Duration::from_millis(300),
-            dynamic_endpointing: true,
+            dynamic_endpointing: false,
             language: None,
             max_endpointing: Duration::from_secs(3),
             max_speak: Duration::from_secs(30),

@@ -173,6 +173,11 @@ impl Speaker {
         self.open.as_ref().map(|open| open.text.as_str())
     }
 
+    /// Recognition is known to tell words while they are said.
+    pub fn tells_words_in_time(&self) -> bool {
+        self.seen_interim && self.gives_interims && !self.stt_down
+    }
+
     /// The user speaks anew: what recognition reports from now on is no echo of a closed stretch.
     pub fn new_speech(&mut self) {
         self.promoted = None;

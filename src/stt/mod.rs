@@ -6,6 +6,7 @@
 pub mod backlog;
 pub mod deepgram;
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -13,7 +14,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::audio::queue::AudioReceiver;
 
 /// One recognised word. Times are in ms since the first sample of the stream.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Word {
     pub text: String,
     pub start_ms: u64,
@@ -22,7 +23,7 @@ pub struct Word {
 }
 
 /// What the provider made of one stretch of audio. Times are in ms since the stream's first sample.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Transcript {
     pub text: String,
     pub start_ms: u64,
@@ -56,7 +57,7 @@ pub enum SttEvent {
 }
 
 /// Why recognition failed. `public()` is what a user may read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum SttError {
     #[error("the provider refused the credentials (HTTP {status})")]
     Unauthorized { status: u16 },

@@ -47,7 +47,8 @@ impl Loudness {
         if self.judged {
             let level = self.level();
             let usual = self.usual.unwrap_or(level);
-            self.usual = Some(usual.max(usual + (level - usual) * FORGETTING).max(level));
+            let share = if level > usual { 1.0 } else { FORGETTING };
+            self.usual = Some(usual + (level - usual) * share);
         }
         (self.energy, self.samples, self.judged) = (0.0, 0, false);
     }

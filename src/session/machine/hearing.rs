@@ -7,7 +7,7 @@ use crate::{
     session::{
         command::{Command, Metric, Usage},
         input::{ParticipantEvent, SpeakerId, SttInput, VadEvent},
-        settings::Interruption,
+        settings::{Detection, Interruption},
         speaker::{Speaker, Voice, bounded},
         speech::{SpeechKind, Utterance},
         state::{AgentState, CloseReason, UserState},
@@ -177,6 +177,17 @@ impl Session {
                 self.timers.set(Timer::FalseInterruption, until);
             }
             (AgentState::Thinking, None) | (AgentState::Speaking, _) => {}
+        }
+    }
+
+    /// The turn model has heard the end of speech.
+    pub(super) fn on_turn_end(&mut self, id: SpeakerId, probability: f32, now: Instant) {
+        let semantic = self.settings.detection == Detection::Semantic;
+        if semantic && self.linked == Some(id) && !self.user_speaks() && self.turn.detector_ended {
+            self.turn.sound = Some(completeness::sound(probability));
+            if self.leaving.is_none() {
+                self.endpoint(now);
+            }
         }
     }
 
@@ -362,16 +373,26 @@ impl Session {
 
     /// The user has spoken over the agent for long enough: is it meant to stop?
     pub(super) fn on_spoken_over(&mut self, now: Instant) {
+        if self.only_listens() {
+            return;
+        }
         let warms_up = self
             .first_heard_at
             .is_none_or(|at| now.saturating_duration_since(at) < self.settings.echo_warm_up);
-        let faint = self.linked().is_some_and(|speaker| speaker.voice.faint)
-            && self.settings.interruption == Interruption::Adaptive;
-        if !self.turn.has_words && (warms_up || faint) || self.only_listens() {
-            // Its words will tell.
-            return;
+        let Some(speaker) = self.linked() else { return };
+        let adaptive = self.settings.interruption == Interruption::Adaptive;
+        let doubtful = adaptive && (speaker.voice.faint || speaker.tells_words_in_time());
+        let until = speaker.voice.began.map(|began| {
+            later(began, self.settings.min_interruption.saturating_add(interruption::PATIENCE))
+        });
+        if self.turn.has_words || !(warms_up || doubtful) {
+            self.interrupt(now);
+        } else if let Some(until) = until.filter(|until| *until > now) {
+            // Its words will tell, unless recognition has stalled.
+            self.timers.set(Timer::MinInterruption, until);
+        } else if !speaker.voice.faint && !warms_up {
+            self.interrupt(now);
         }
-        self.interrupt(now);
     }
 
     /// The user has the floor.
@@ -411,7 +432,11 @@ impl Session {
             gives_interims: linked.is_some_and(|speaker| speaker.gives_interims),
             // Words that were asked for and have not come may say anything.
             score: (!speaking && !self.turn.finalize_sent)
-                .then(|| completeness::score(&self.turn.text, language, punctuates)),
+                .then(|| completeness::score(&self.turn.text, language, punctuates))
+                .map(|score| score + self.turn.sound.unwrap_or(0.0)),
+            awaits_sound: self.settings.detection == Detection::Semantic
+                && self.turn.detector_ended
+                && self.turn.sound.is_none(),
             told_end: self.turn.told_end,
             usual_pause: self.pauses.usual(),
         };

@@ -7,19 +7,22 @@
 pub(in crate::session) type Score = f32;
 
 /// Words that sentences do not end with.
-struct Lexicon {
+pub(super) struct Lexicon {
     /// Sounds of somebody who is still thinking.
-    fillers: &'static [&'static str],
+    pub fillers: &'static [&'static str],
     /// Conjunctions, articles, possessives: something must follow.
-    openers: &'static [&'static str],
+    pub openers: &'static [&'static str],
     /// Prepositions, auxiliaries, pronouns: something mostly follows.
-    leaners: &'static [&'static str],
+    pub leaners: &'static [&'static str],
     /// What begins a clause that needs another one.
-    subordinators: &'static [&'static str],
+    pub subordinators: &'static [&'static str],
     /// Number words, for numbers told digit by digit.
-    numbers: &'static [&'static str],
+    pub numbers: &'static [&'static str],
     /// Whole answers of one word or two.
-    answers: &'static [&'static str],
+    pub answers: &'static [&'static str],
+    /// Verbs that a question inside a sentence ends with, and words that begin one.
+    pub copulas: &'static [&'static str],
+    pub askers: &'static [&'static str],
 }
 
 const ENGLISH: Lexicon = Lexicon {
@@ -34,18 +37,22 @@ const ENGLISH: Lexicon = Lexicon {
         "over", "between", "as", "through", "without", "is", "are", "was", "were", "be", "been",
         "am", "would", "could", "will", "can", "should", "may", "might", "must", "have", "has",
         "had", "do", "does", "i", "we", "they", "he", "she", "i'm", "it's", "we're", "i'd", "i'll",
-        "i've", "who", "where", "please", "want", "need", "this", "some", "any", "another", "next",
-        "last", "these", "those",
+        "i've", "who", "where", "want", "need", "this", "some", "any", "another", "next", "last",
+        "these", "those",
     ],
     subordinators: &["if", "when", "while", "because", "since", "although", "as", "whenever"],
     numbers: &[
-        "zero", "oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
-        "ten", "double", "triple", "hundred",
+        "double", "triple", "hundred", "zero", "oh", "one", "two", "three", "four", "five", "six",
+        "seven", "eight", "nine", "ten",
     ],
     answers: &[
         "yes", "no", "yeah", "yep", "nope", "okay", "ok", "sure", "thanks", "hello", "hi", "bye",
         "goodbye", "right", "exactly", "correct", "stop", "never", "nothing", "maybe",
     ],
+    copulas: &[
+        "is", "are", "was", "were", "am", "be", "do", "does", "has", "have", "can", "should",
+    ],
+    askers: &["where", "what", "who", "how", "when", "which", "why", "whether"],
 };
 
 const GERMAN: Lexicon = Lexicon {
@@ -97,6 +104,8 @@ const GERMAN: Lexicon = Lexicon {
         "neun", "zehn",
     ],
     answers: &["ja", "nein", "doch", "okay", "danke", "hallo", "genau", "gut", "stopp", "tschüss"],
+    copulas: &["ist", "sind", "war", "hat", "kann", "soll", "muss"],
+    askers: &["wo", "was", "wer", "wie", "wann", "welche", "warum", "ob"],
 };
 
 const FRENCH: Lexicon = Lexicon {
@@ -115,6 +124,8 @@ const FRENCH: Lexicon = Lexicon {
         "zéro", "un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "neuf", "dix",
     ],
     answers: &["oui", "non", "si", "merci", "bonjour", "salut", "exactement", "stop", "voilà"],
+    copulas: &["est", "sont", "suis"],
+    askers: &["où", "que", "qui", "comment", "quand", "pourquoi"],
 };
 
 const SPANISH: Lexicon = Lexicon {
@@ -132,9 +143,11 @@ const SPANISH: Lexicon = Lexicon {
         "cero", "uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve", "diez",
     ],
     answers: &["sí", "no", "vale", "gracias", "hola", "claro", "exacto", "adiós"],
+    copulas: &["es", "son", "está"],
+    askers: &["dónde", "qué", "quién", "cómo", "cuándo", "cuál"],
 };
 
-fn lexicon(language: Option<&str>) -> &'static Lexicon {
+pub(super) fn lexicon(language: Option<&str>) -> &'static Lexicon {
     let is = |code: &str| language.is_some_and(|language| language.starts_with(code));
     match () {
         () if is("de") => &GERMAN,
@@ -156,13 +169,12 @@ pub(in crate::session) fn score(text: &str, language: Option<&str>, punctuates: 
     let tail: Vec<String> = text.split_whitespace().rev().take(TAIL).map(bare).collect();
     let Some(word) = tail.first().map(String::as_str) else { return 0.0 };
     let among = |list: &[&str]| list.contains(&word);
-    let asks = last == '?';
     let mut score = match last {
         '?' => 2.6,
         '!' => 2.4,
         '.' => 2.0,
         ',' | ';' | ':' | '-' | '–' | '…' => -2.6,
-        _ if punctuates => -0.6,
+        _ if punctuates => -0.35,
         _ => 0.0,
     };
     if among(lexicon.fillers) {
@@ -170,32 +182,60 @@ pub(in crate::session) fn score(text: &str, language: Option<&str>, punctuates: 
     } else if among(lexicon.openers) {
         score -= 4.5;
     } else if among(lexicon.leaners) {
-        score -= if asks { 0.8 } else { 3.0 };
+        score -= match last {
+            '?' => 0.8,
+            // "Can you tell me where it is" and "the one I was thinking of." are whole.
+            _ if is_embedded_question(&tail, lexicon) => 0.8,
+            '.' | '!' => 2.2,
+            _ => 3.0,
+        };
     }
     if tail.len() <= 2 && tail.iter().any(|word| lexicon.answers.contains(&word.as_str())) {
         score += 1.6;
     }
-    score + number(&tail, lexicon) + list(text) + clause(text, &tail, lexicon)
+    score + number(&tail, last, lexicon) + list(text) + clause(text, &tail, lexicon)
 }
 
-/// A number or a name told piece by piece goes on, the more surely the shorter it is.
-fn number(tail: &[String], lexicon: &Lexicon) -> Score {
+/// "… where my order is": a question inside a sentence ends with its verb.
+fn is_embedded_question(tail: &[String], lexicon: &Lexicon) -> bool {
+    let verb = tail.first().is_some_and(|word| lexicon.copulas.contains(&word.as_str()));
+    verb && tail.iter().skip(2).any(|word| lexicon.askers.contains(&word.as_str()))
+}
+
+/// How much the sound counts beside the words.
+const SOUND_WEIGHT: f32 = 0.35;
+
+/// What the turn model's probability adds to the words' score: its log-odds, weighed, and bounded so
+/// that sound alone never decides against clear words.
+pub(in crate::session) fn sound(probability: f32) -> Score {
+    if probability.is_nan() {
+        return 0.0;
+    }
+    let p = probability.clamp(0.02, 0.98);
+    (p / (1.0 - p)).ln() * SOUND_WEIGHT
+}
+
+/// A number or a name told piece by piece goes on, the more surely the shorter it is; a full stop
+/// after it says otherwise.
+fn number(tail: &[String], last: char, lexicon: &Lexicon) -> Score {
+    let is_digits = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
     let is_piece = |word: &&String| {
+        let mut letters = word.chars();
+        let is_letter =
+            matches!((letters.next(), letters.next()), (Some(c), None) if c.is_alphabetic());
         lexicon.numbers.contains(&word.as_str())
-            || word.chars().count() == 1 && word.chars().all(char::is_alphabetic) && *word != "i"
-            || word.len() <= 4 && !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit())
+            || is_letter && word.as_str() != "i"
+            || word.len() <= 4 && is_digits(word)
     };
-    let pieces: Vec<_> = tail.iter().take_while(is_piece).collect();
-    let digits: usize = pieces
-        .iter()
-        .map(|word| if word.bytes().all(|b| b.is_ascii_digit()) { word.len() } else { 1 })
-        .sum();
-    match digits {
+    let pieces = tail.iter().take_while(is_piece);
+    let digits: usize = pieces.map(|word| if is_digits(word) { word.len() } else { 1 }).sum();
+    let score = match digits {
         0 | 1 => 0.0,
         2..=5 => -2.4,
         6..=8 => -1.4,
         _ => 0.4,
-    }
+    };
+    if last == '.' { score * 0.6 } else { score }
 }
 
 /// Items with commas between them and no last one yet.
@@ -236,7 +276,15 @@ mod tests {
 
     #[test]
     fn a_sentence_with_its_mark_is_whole() {
-        for text in ["Please cancel my order.", "What is that for?", "Yes.", "No, thanks."] {
+        let whole = [
+            "Please cancel my order.",
+            "What is that for?",
+            "Yes.",
+            "No, thanks.",
+            "On Monday, please.",
+            "Can you tell me where my order is?",
+        ];
+        for text in whole {
             assert!(english(text) >= 1.0, "{text} {}", english(text));
         }
     }
@@ -249,12 +297,27 @@ mod tests {
     }
 
     #[test]
+    fn a_question_inside_a_sentence_may_end_with_its_verb() {
+        assert!(english("Can you tell me where my parcel is") > -1.5);
+        assert!(english("I think my parcel is") < -2.5);
+    }
+
+    #[test]
     fn a_number_told_piece_by_piece_is_not_over_after_its_first_pieces() {
         assert!(english("My number is four one five,") < -2.0);
         assert!(english("My number is 415") < -1.5);
         assert!(english("It's spelled K, O") < -1.5);
         assert!(english("four one five five five five zero one nine two.") > 1.0);
         assert!(english("Tomorrow at eight.") > 1.0, "one number is a time of day");
+    }
+
+    #[test]
+    fn sound_tips_the_scales_of_unclear_words_alone() {
+        assert!(sound(0.5).abs() < 1e-6);
+        assert!(sound(1.0) > 1.0 && sound(0.0) < -1.0);
+        assert!(english("I will think about that now") + sound(0.95) > 0.5);
+        assert!(english("and the") + sound(1.0) < -2.0);
+        assert!(sound(f32::NAN).abs() < 1e-6);
     }
 
     #[test]

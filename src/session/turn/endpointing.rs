@@ -35,6 +35,8 @@ pub(in crate::session) struct Ear {
     pub gives_interims: bool,
     /// What the words and the voice say about the end; none while the last words are awaited.
     pub score: Option<Score>,
+    /// The turn model has not answered yet.
+    pub awaits_sound: bool,
     /// Recognition told that the turn has ended.
     pub told_end: bool,
     /// The average of this speaker's pauses inside turns.
@@ -45,7 +47,7 @@ pub(in crate::session) struct Ear {
 pub(in crate::session) fn silence(ear: Ear, settings: &Settings) -> Duration {
     let most = settings.max_endpointing.max(settings.silence_threshold);
     let threshold = match ear.usual_pause.filter(|_| settings.dynamic_endpointing) {
-        Some(usual) => usual.mul_f32(PAUSE_MARGIN).clamp(settings.silence_threshold, most),
+        Some(usual) => scaled(usual, PAUSE_MARGIN).clamp(settings.silence_threshold, most),
         None => settings.silence_threshold,
     };
     match (settings.detection, ear.score) {
@@ -55,7 +57,10 @@ pub(in crate::session) fn silence(ear: Ear, settings: &Settings) -> Duration {
         (Detection::Heuristic | Detection::Semantic, None) => threshold,
         (Detection::Heuristic | Detection::Semantic, Some(score)) => {
             let least = settings.confident_endpointing.min(settings.silence_threshold);
-            if score >= SURE {
+            // Words that are surely the last wait for no second opinion.
+            if score >= SURE && ear.awaits_sound && score < SURER {
+                SOUND_BY.max(least).min(threshold)
+            } else if score >= SURE {
                 least
             } else if score >= 0.0 {
                 between(threshold, least, score / SURE)
@@ -70,13 +75,22 @@ pub(in crate::session) fn silence(ear: Ear, settings: &Settings) -> Duration {
 const PAUSE_MARGIN: f32 = 1.3;
 /// From this score on a turn is surely finished.
 const SURE: Score = 1.0;
+/// ... and from this one on even before the turn model has told its opinion.
+const SURER: Score = 1.8;
+/// The turn model has answered by then, if it is fast enough to be of use.
+const SOUND_BY: Duration = Duration::from_millis(450);
 /// From this score down the user surely goes on.
 const SURELY_NOT: Score = -3.0;
 
 /// `share` (0..1) of the way from one to the other.
 fn between(from: Duration, to: Duration, share: f32) -> Duration {
     let share = share.clamp(0.0, 1.0);
-    from.mul_f32(1.0 - share) + to.mul_f32(share)
+    scaled(from, 1.0 - share) + scaled(to, share)
+}
+
+/// Whole ms: shares are no exact numbers.
+fn scaled(duration: Duration, by: f32) -> Duration {
+    Duration::from_millis((duration.as_millis() as f32 * by).round() as u64)
 }
 
 /// The average of pauses, the later ones counting for more.
@@ -97,14 +111,14 @@ impl Pauses {
             return;
         }
         self.average = Some(match self.average {
-            Some(average) => average.mul_f32(1.0 - NEWEST) + pause.mul_f32(NEWEST),
+            Some(average) => scaled(average, 1.0 - NEWEST) + scaled(pause, NEWEST),
             None => pause,
         });
     }
 
     /// A turn without any pause: they are getting rarer.
     pub fn none_made(&mut self) {
-        self.average = self.average.map(|average| average.mul_f32(1.0 - NEWEST));
+        self.average = self.average.map(|average| scaled(average, 1.0 - NEWEST));
     }
 
     pub fn usual(self) -> Option<Duration> {
@@ -158,6 +172,7 @@ mod tests {
             last_words: Some(ended + Duration::from_millis(300)),
             gives_interims: true,
             score: None,
+            awaits_sound: false,
             told_end: false,
             usual_pause: None,
         };
@@ -197,6 +212,7 @@ mod tests {
             last_words: None,
             gives_interims: true,
             score: Some(score),
+            awaits_sound: false,
             told_end: false,
             usual_pause: Some(Duration::from_millis(800)),
         };
@@ -218,8 +234,31 @@ mod tests {
     }
 
     #[test]
+    fn all_but_the_surest_end_waits_for_the_turn_model() {
+        let now = crate::clock::now();
+        let ear = |score, awaits_sound| Ear {
+            speaking: false,
+            began: now,
+            ended: now,
+            text: true,
+            open: false,
+            asked: true,
+            last_words: None,
+            gives_interims: true,
+            score: Some(score),
+            awaits_sound,
+            told_end: false,
+            usual_pause: None,
+        };
+        let settings = Settings { detection: Detection::Semantic, ..Settings::default() };
+        let ms = |ear| silence(ear, &settings).as_millis();
+        assert_eq!((ms(ear(1.2, true)), ms(ear(1.2, false))), (450, 300));
+        assert_eq!(ms(ear(2.0, true)), 300);
+    }
+
+    #[test]
     fn a_speaker_who_pauses_is_waited_for_unless_surely_finished() {
-        let settings = Settings::default();
+        let settings = Settings { dynamic_endpointing: true, ..Settings::default() };
         assert_eq!(silence_of(0.0, &settings), 1_040);
         assert_eq!(silence_of(3.0, &settings), 300);
     }

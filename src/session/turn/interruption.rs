@@ -15,6 +15,9 @@ const MAX_HOLD: Duration = Duration::from_secs(10);
 const MAX_HOLD_WITHOUT_INTERIMS: Duration = Duration::from_mins(1);
 /// After the end of a sound the words of it, if any, come within this time.
 const GRACE: Duration = Duration::from_millis(300);
+/// Where recognition tells words while the user speaks, speech without any is noise; if it lasts
+/// this much longer than the minimum, recognition has stalled.
+pub(in crate::session) const PATIENCE: Duration = Duration::from_secs(2);
 /// Fewer words than this, said while the agent speaks, are said in passing...
 const PASSING_WORDS: usize = 3;
 /// ...unless the agent fell silent this soon after: then they answer it.
@@ -51,7 +54,7 @@ impl Hold {
 }
 
 /// Words by which somebody shows to be listening.
-const LISTENING: &[&str] = &[
+pub(super) const LISTENING: &[&str] = &[
     "mm", "mmm", "hm", "hmm", "mhm", "mm-hm", "mm-hmm", "mmhm", "mmhmm", "uh-huh", "uhhuh", "huh",
     "uh", "um", "ah", "aha", "oh", "okay", "ok", "yeah", "yep", "yup", "yes", "right", "sure",
     "alright", "all", "i", "see", "got", "it", "cool", "great", "good", "nice", "exactly", "true",
@@ -62,7 +65,7 @@ const LISTENING: &[&str] = &[
 const MAX_BACKCHANNEL: usize = 4;
 
 /// Whether these words, together, only show that the user listens: the agent need not stop.
-pub(in crate::session) fn is_backchannel(said: &str, open: &str) -> bool {
+pub(crate) fn is_backchannel(said: &str, open: &str) -> bool {
     let mut count = 0;
     let mut words = said.split_whitespace().chain(open.split_whitespace());
     words.all(|word| {
@@ -80,7 +83,7 @@ pub(in crate::session) fn asks_for_answer(
     now: Instant,
 ) -> bool {
     !interruptible
-        || text.split_whitespace().nth(PASSING_WORDS - 1).is_some()
+        || text.split_whitespace().nth(PASSING_WORDS - 1).is_some() && !is_backchannel(text, "")
         || ended.is_none_or(|at| now.saturating_duration_since(at) <= ANSWER_WINDOW)
 }
 

@@ -2,11 +2,13 @@
 
 pub(super) mod completeness;
 pub(super) mod endpointing;
-pub(super) mod interruption;
+pub(crate) mod interruption;
 pub(super) mod preemption;
+pub(crate) mod word_class;
 
 use std::time::Instant;
 
+use self::completeness::Score;
 use super::history::join;
 
 /// What is kept of words that were not answered, in bytes.
@@ -36,6 +38,8 @@ pub(super) struct Turn {
     pub finalize_sent: bool,
     /// Recognition told the end of the turn.
     pub told_end: bool,
+    /// What the turn model made of the end of speech.
+    pub sound: Option<Score>,
     /// The user paused in it, and went on.
     pub paused: bool,
     /// Answers to it that were begun before it was taken.
@@ -50,6 +54,7 @@ impl Turn {
         self.detector_ended = false;
         self.finalize_sent = false;
         self.told_end = false;
+        self.sound = None;
     }
 
     pub fn add(&mut self, text: &str) {
