@@ -44,6 +44,7 @@ pub struct Turn {
     pub silence_ms: Option<u64>,
     /// ... and when it could be known for one: enough speech, and a word that says more than that
     /// the user listens, as early as recognition tells it.
+    #[serde(default)]
     pub telling_ms: u64,
     /// The user spoke while the agent did.
     pub interrupts: bool,

@@ -352,13 +352,17 @@ fn matmul(a: &ArrayD<f32>, b: &ArrayD<f32>) -> Result<ArrayD<f32>, Problem> {
     product.into_shape_with_order(IxDyn(&shape)).map_err(|error| error.to_string())
 }
 
+fn is_one(factor: f32) -> bool {
+    (factor - 1.0).abs() < f32::EPSILON
+}
+
 fn two(array: &ArrayD<f32>) -> Result<ndarray::ArrayView2<'_, f32>, Problem> {
     array.view().into_dimensionality().map_err(|error| error.to_string())
 }
 
 fn gemm(node: &Node, a: &ArrayD<f32>, b: &ArrayD<f32>, c: &ArrayD<f32>) -> Result<Value, Problem> {
-    let plain = node.float("alpha").is_none_or(|alpha| alpha == 1.0)
-        && node.float("beta").is_none_or(|beta| beta == 1.0)
+    let plain = node.float("alpha").is_none_or(is_one)
+        && node.float("beta").is_none_or(is_one)
         && node.int("transA").unwrap_or(0) == 0;
     if !plain {
         return Err("only A × B + C, with B perhaps transposed".into());
