@@ -18,6 +18,8 @@ use crate::{
 const MAX_TEXT: usize = 16 * 1024;
 /// For how long recognition may still report on a stretch that was closed without its final.
 const PROMOTED_FOR: Duration = Duration::from_secs(10);
+/// Speech that goes on after no more than this is the same attempt to speak.
+const SAME_SPEECH: Duration = Duration::from_millis(800);
 /// An estimate of how long a word takes to say, where nothing else tells when a segment began.
 const MS_PER_WORD: u64 = 300;
 
@@ -71,6 +73,8 @@ pub(super) struct Voice {
     pub began: Option<Instant>,
     /// The true end of the last speech; none while it goes on.
     pub ended: Option<Instant>,
+    /// How long the speech lasted that ended right before this one began.
+    before: Duration,
     /// Found to be noise: the claim no longer counts, until a new one is made.
     pub discounted: bool,
     /// Much fainter than this speaker usually is.
@@ -79,10 +83,13 @@ pub(super) struct Voice {
 
 impl Voice {
     pub fn starts(&mut self, speech_ms: u32, now: Instant) {
+        let began = earlier(now, speech_ms);
+        let goes_on = self.ended.is_some_and(|end| began <= end + SAME_SPEECH);
+        self.before = if goes_on { self.lasted_in_all(now) } else { Duration::ZERO };
         self.speaking = true;
         self.discounted = false;
         self.faint = false;
-        self.began = Some(earlier(now, speech_ms));
+        self.began = Some(began);
         self.ended = None;
     }
 
@@ -103,6 +110,16 @@ impl Voice {
     pub fn lasted(&self, now: Instant) -> Duration {
         let end = self.ended.unwrap_or(now);
         self.began.map_or(Duration::ZERO, |began| end.saturating_duration_since(began))
+    }
+
+    /// The same, with what was said right before: "Stop, … not that one".
+    pub fn lasted_in_all(&self, now: Instant) -> Duration {
+        self.before.saturating_add(self.lasted(now))
+    }
+
+    /// How long the speech right before this one lasted; zero if there was none.
+    pub fn before(&self) -> Duration {
+        self.before
     }
 }
 

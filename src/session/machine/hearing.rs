@@ -362,11 +362,26 @@ impl Session {
             && interruption::is_backchannel(&self.turn.text, open)
     }
 
+    /// Whether the speech right before this one said more than that the user listens.
+    fn has_just_told_more(&self) -> bool {
+        let Some(speaker) = self.linked() else { return false };
+        let open = speaker.open_text().unwrap_or_default();
+        self.settings.interruption == Interruption::Adaptive
+            && !speaker.voice.before().is_zero()
+            && !(self.turn.text.is_empty() && open.is_empty())
+            && !interruption::is_backchannel(&self.turn.text, open)
+    }
+
+    fn spoke_long_enough_in_all(&self, now: Instant) -> bool {
+        let all = self.linked().map(|speaker| speaker.voice.lasted_in_all(now));
+        all.is_some_and(|all| all >= self.settings.min_interruption)
+    }
+
     /// Speech that was long enough to interrupt, but was not trusted without words.
     fn words_were_waited_for(&self, now: Instant) -> bool {
         let ended = self.linked().and_then(|speaker| speaker.voice.ended);
         self.settings.interruption == Interruption::Adaptive
-            && self.spoke_long_enough(now)
+            && self.spoke_long_enough_in_all(now)
             && ended.is_none_or(|at| now.saturating_duration_since(at) <= STT_LAG)
             && !self.only_listens()
     }
@@ -385,7 +400,7 @@ impl Session {
         let until = speaker.voice.began.map(|began| {
             later(began, self.settings.min_interruption.saturating_add(interruption::PATIENCE))
         });
-        if self.turn.has_words || !(warms_up || doubtful) {
+        if self.turn.has_words || self.has_just_told_more() || !(warms_up || doubtful) {
             self.interrupt(now);
         } else if let Some(until) = until.filter(|until| *until > now) {
             // Its words will tell, unless recognition has stalled.
@@ -551,6 +566,9 @@ impl Session {
             return;
         }
         let began = self.linked().and_then(|speaker| speaker.voice.began).unwrap_or(now);
-        self.timers.set(Timer::MinInterruption, later(began, self.settings.min_interruption));
+        let before = self.linked().map_or(Duration::ZERO, |speaker| speaker.voice.before());
+        let said = if self.has_just_told_more() { before } else { Duration::ZERO };
+        let minimum = self.settings.min_interruption.saturating_sub(said);
+        self.timers.set(Timer::MinInterruption, later(began, minimum));
     }
 }

@@ -138,6 +138,17 @@ fn agreement_that_turns_into_more_interrupts() {
 }
 
 #[test]
+fn a_pause_after_the_first_word_of_an_interruption_does_not_begin_it_anew() {
+    let mut call = answering();
+    call.script.stt_interim_delay = Some(ms(250));
+    call.user_says("wait", ms(4_000)..ms(4_350));
+    call.user_says("that is not what I asked", ms(4_700)..ms(6_500));
+    call.run_until(ms(6_500));
+    // 350 ms before the pause, 150 ms after it.
+    assert_eq!(call.times(is_clear), [ms(4_850)]);
+}
+
+#[test]
 fn noise_does_not_stop_the_agent_where_recognition_tells_words_in_time() {
     let mut call = answering();
     call.noise(ms(3_000)..ms(5_000));
