@@ -9,6 +9,8 @@ pub mod config;
 pub mod context;
 pub mod control;
 pub mod doubles;
+pub mod eval;
+pub mod flight;
 pub mod llm;
 pub mod net;
 pub mod recording;

@@ -8,8 +8,10 @@ pub mod connect;
 pub mod control;
 pub mod demo;
 pub mod dev;
+pub mod eval;
 pub mod live;
 pub mod migrate;
+pub mod models;
 pub mod providers;
 pub mod replay;
 pub mod runtime;
@@ -66,6 +68,7 @@ Examples:
   antiphon demo                        a call without keys and without a server
   antiphon replay question.wav         a WAV file through the whole conversation
   antiphon start --agent assistant     register with LIVEKIT_URL and take jobs
+  antiphon eval fixtures               how well it takes turns, as numbers
   antiphon connect --room test         join one room directly
   antiphon check                       everything wrong with the settings, at once
 
@@ -93,6 +96,10 @@ enum Command {
     Connect(With<connect::ConnectArgs>),
     /// Play a WAV file to an agent, without any server
     Replay(With<replay::ReplayArgs>),
+    /// Judge how the agent takes turns, on labelled dialogues
+    Eval(With<eval::EvalArgs>),
+    /// Bring in the models that are not compiled in
+    Models(With<models::ModelsArgs>),
     /// The companion HTTP endpoint: sessions, tokens, transcripts
     Control(ProcessArgs),
     /// List everything wrong with settings, agents and prompts
@@ -150,6 +157,12 @@ pub fn main() -> ExitCode {
         Command::Voices(With { own, settings }) => {
             let needs = Needs::default();
             with_setup(&settings, needs, Verbosity::Quiet, |setup| voices::run(setup, own))
+        }
+        Command::Eval(With { own, settings }) => {
+            with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| eval::run(setup, own))
+        }
+        Command::Models(With { own, settings }) => {
+            with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| models::run(setup, own))
         }
         Command::Replay(With { own, settings }) => {
             let needs = if own.real { Needs::REPLAY } else { Needs::DOUBLES };

@@ -1,19 +1,31 @@
 //! An agent file made ready to run: its providers, its settings, its reporter.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 pub use super::providers::{Assembly, double_endpoints, providers};
 use crate::{
-    audio::vad::{VadConfig, VadEngine, WebrtcMode},
+    audio::{
+        smart_turn::SmartTurn,
+        vad::{VadConfig, VadEngine, WebrtcMode},
+    },
     clock,
-    config::{Agent, RoomContext, agent::VadKind, env::Providers as Endpoints},
+    config::{
+        Agent, RoomContext,
+        agent::VadKind,
+        env::{Config, FlightMode, Providers as Endpoints},
+    },
+    flight::FlightConfig,
     recording::recorder::RecorderConfig,
     session::{
         driver::{DriverConfig, Providers},
         machine::SessionIds,
+        settings::Detection,
     },
     transcript::reporter::{Reporter, SessionInfo, SessionReporter},
 };
+
+/// Longest flight: many hours of a call.
+const MAX_FLIGHT_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What all sessions of one agent share.
 #[derive(Debug, Clone)]
@@ -23,6 +35,10 @@ pub struct AgentRuntime {
     pub reporter: Reporter,
     /// The worker's own recorder, when it is to record.
     pub recorder: Option<RecorderConfig>,
+    /// Listens to the ends of speech, for an agent whose detection is semantic.
+    pub turn_model: Option<Arc<SmartTurn>>,
+    /// Where sessions are recorded; none: nowhere.
+    pub flight: Option<Arc<FlightConfig>>,
 }
 
 /// One session, ready to be driven.
@@ -40,13 +56,54 @@ impl AgentRuntime {
     /// What a provider cannot do with its settings.
     pub fn new(agent: Agent, endpoints: Endpoints, reporter: Reporter) -> Result<Self, String> {
         let assembly = Assembly::new(&agent, endpoints)?;
-        Ok(Self { agent: Arc::new(agent), assembly, reporter, recorder: None })
+        Ok(Self {
+            agent: Arc::new(agent),
+            assembly,
+            reporter,
+            recorder: None,
+            turn_model: None,
+            flight: None,
+        })
+    }
+
+    /// Records each session as the process's settings say.
+    #[must_use]
+    pub fn recorded(mut self, config: &Config) -> Self {
+        self.flight = (config.flight != FlightMode::Off).then(|| {
+            Arc::new(FlightConfig {
+                dir: config.state_dir.join("flights"),
+                redacted: config.flight == FlightMode::Redacted,
+                max_bytes: MAX_FLIGHT_BYTES,
+            })
+        });
+        self
+    }
+
+    /// Loads the turn model where the agent's detection is semantic. Without one the words and the
+    /// silence decide, and that is said.
+    #[must_use]
+    pub fn with_turn_model(mut self, state_dir: &Path) -> Self {
+        if self.agent.turn.detection == Detection::Semantic {
+            match SmartTurn::load(&SmartTurn::path_in(state_dir)) {
+                Ok(model) => self.turn_model = Some(Arc::new(model)),
+                Err(error) => tracing::warn!(
+                    %error,
+                    "no turn model: words and silence decide; `antiphon models import` brings it"
+                ),
+            }
+        }
+        self
     }
 
     /// A session in `room` (its `sid` tells it from a later room of the same name; empty: unknown);
     /// its metadata goes into the prompt.
     pub fn session(&self, room: &str, sid: &str, metadata: &str, identity: &str) -> NewSession {
-        let config = driver_config(&self.agent, metadata, identity);
+        let mut config = driver_config(&self.agent, metadata, identity);
+        config.flight.clone_from(&self.flight);
+        config.turn_model.clone_from(&self.turn_model);
+        if config.turn_model.is_none() && config.settings.detection == Detection::Semantic {
+            config.settings.detection = Detection::Heuristic;
+        }
         let reporter = self.reporter.session(SessionInfo {
             room: room.to_owned(),
             session_key: if sid.is_empty() { config.ids.prefix.clone() } else { sid.to_owned() },
@@ -83,6 +140,8 @@ pub fn driver_config(agent: &Agent, metadata: &str, identity: &str) -> DriverCon
             agent_identity: identity.to_owned(),
             agent_name: agent.label.clone(),
         },
+        turn_model: None,
+        flight: None,
     }
 }
 

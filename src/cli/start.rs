@@ -140,7 +140,10 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
         Err(exit) => return exit,
     };
     let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
-        Ok(runtime) => AgentRuntime { recorder, ..runtime },
+        Ok(runtime) => {
+            let runtime = runtime.recorded(&config).with_turn_model(&config.state_dir);
+            AgentRuntime { recorder, ..runtime }
+        }
         Err(problem) => {
             fail(&problem);
             return Exit::Usage;

@@ -13,7 +13,7 @@ use crate::{
         source::SourceFile,
     },
     context::routing::Routing,
-    session::settings::Settings,
+    session::settings::{Detection, Interruption, Settings},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -171,6 +171,21 @@ pub enum WebRtcMode {
     VeryAggressive,
 }
 
+/// `[turn]`: how turns are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TurnSettings {
+    pub detection: Detection,
+    /// Silence after which a turn that is surely finished is taken.
+    pub confident: Duration,
+    /// Learn the pauses that the user makes inside a turn.
+    pub dynamic: bool,
+    pub interruption: Interruption,
+    /// For so long after the agent was first heard, only words interrupt.
+    pub echo_warm_up: Duration,
+    /// Ask the model before the turn is taken.
+    pub preemptive_generation: bool,
+}
+
 /// Spoken on join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
@@ -201,8 +216,11 @@ pub struct Agent {
     pub prompt: Prompt,
     pub greeting: Option<Greeting>,
     pub farewell: Option<String>,
+    /// Said to a user who counts as away.
+    pub away_prompt: Option<String>,
     pub apology: String,
     pub interruptible: bool,
+    pub turn: TurnSettings,
     pub silence_threshold: Duration,
     pub max_endpointing: Duration,
     pub min_interruption: Duration,
@@ -280,7 +298,15 @@ impl Agent {
             farewell: self.farewell.clone(),
             greeting_interruptible: self.greeting.as_ref().is_none_or(|it| it.interruptible),
             interruptible: self.interruptible,
+            detection: self.turn.detection,
             silence_threshold: self.silence_threshold,
+            confident_endpointing: self.turn.confident,
+            dynamic_endpointing: self.turn.dynamic,
+            language: self.stt.language.clone(),
+            interruption: self.turn.interruption,
+            echo_warm_up: self.turn.echo_warm_up,
+            preemptive_generation: self.turn.preemptive_generation,
+            away_prompt: self.away_prompt.clone(),
             max_endpointing: self.max_endpointing,
             max_speak: self.max_speak,
             min_interruption: self.min_interruption,

@@ -5,8 +5,8 @@ use std::{ops::RangeInclusive, time::Duration};
 use crate::{
     config::{
         agent::{
-            Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, ToolSettings, VadKind,
-            VadSettings, VoiceSettings, WebRtcMode,
+            Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, ToolSettings, TurnSettings,
+            VadKind, VadSettings, VoiceSettings, WebRtcMode,
         },
         error::{ConfigErrors, did_you_mean},
         names,
@@ -16,7 +16,7 @@ use crate::{
         source::SourceFile,
     },
     context::routing::Routing,
-    session::settings::Settings,
+    session::settings::{Detection, Interruption, Settings},
     tools::builtin,
 };
 
@@ -81,8 +81,21 @@ const MAX_FALLBACKS: usize = 4;
 /// Whether a dotted key is an agent file's.
 pub(crate) fn is_agent_key(key: &str) -> bool {
     let top = key.split('.').next().unwrap_or(key);
-    ["mode", "prompt", "llm", "voice", "stt", "vad", "tools", "greeting", "farewell", "apology"]
-        .contains(&top)
+    [
+        "mode",
+        "prompt",
+        "llm",
+        "voice",
+        "stt",
+        "vad",
+        "tools",
+        "turn",
+        "greeting",
+        "farewell",
+        "apology",
+        "away_prompt",
+    ]
+    .contains(&top)
         || ["interruptible", "description", "close_on_participant_left"].contains(&top)
         || ["builtin_tools", "tool_filler"].contains(&top)
         || (top.ends_with("_ms") || top == "min_interruption_words")
@@ -138,6 +151,9 @@ fn read(
     let stt = read_stt(&root.table("stt"));
     let vad = read_vad(&root.table("vad"));
     let tools = read_tools(root);
+    let builtin_tools = read_builtins(root);
+    let has_tools = !(tools.is_empty() && builtin_tools.is_empty());
+    let turn = read_turn(&root.table("turn"), &defaults, has_tools);
     let prompt = read_prompt(name, root, find_prompt);
     let greeting = read_greeting(root);
     let silence_threshold =
@@ -153,14 +169,16 @@ fn read(
         stt,
         vad,
         tools,
-        builtin_tools: read_builtins(root),
+        builtin_tools,
         tool_filler: root
             .string("tool_filler")
             .map_or_else(|| "One moment, please.".into(), |found| found.value),
         greeting,
         farewell: root.text("farewell"),
+        away_prompt: root.text("away_prompt"),
         apology: root.string("apology").map_or(defaults.apology, |found| found.value),
         interruptible: root.boolean("interruptible").unwrap_or(defaults.interruptible),
+        turn,
         silence_threshold,
         max_endpointing,
         min_interruption: ms(root, "min_interruption_ms", 0..=10_000, defaults.min_interruption),
@@ -409,6 +427,33 @@ fn read_builtins(root: &Reader<'_>) -> Vec<String> {
     names
 }
 
+fn read_turn(table: &Reader<'_>, defaults: &Settings, has_tools: bool) -> TurnSettings {
+    let detections = [
+        ("silence", Detection::Silence),
+        ("stt", Detection::Stt),
+        ("heuristic", Detection::Heuristic),
+        ("semantic", Detection::Semantic),
+    ];
+    let interruptions = [("speech", Interruption::Speech), ("adaptive", Interruption::Adaptive)];
+    let settings = TurnSettings {
+        detection: table.choice("detection", &detections).unwrap_or_default(),
+        confident: ms(table, "confident_ms", 0..=10_000, defaults.confident_endpointing),
+        dynamic: table.boolean("dynamic").unwrap_or(defaults.dynamic_endpointing),
+        interruption: table.choice("interruption", &interruptions).unwrap_or_default(),
+        echo_warm_up: ms(table, "echo_warm_up_ms", 0..=60_000, defaults.echo_warm_up),
+        preemptive_generation: table
+            .boolean("preemptive_generation")
+            .unwrap_or(defaults.preemptive_generation),
+    };
+    if settings.preemptive_generation && has_tools {
+        let problem = "an answer that is begun before the turn has ended would call tools for it";
+        let fault = table.fault("preemptive_generation", 0..0, problem);
+        table.push(fault.help("an agent with tools leaves this off"));
+    }
+    finish(table);
+    settings
+}
+
 /// `greeting = "…"`, or a table with `text` and `interruptible`.
 fn read_greeting(root: &Reader<'_>) -> Option<Greeting> {
     if !root.is_table("greeting") {
@@ -521,6 +566,14 @@ mod tests {
         assert_eq!((agent.stt.provider.as_str(), agent.stt.model.as_str()), ("deepgram", "nova-3"));
         assert_eq!(agent.vad.kind, VadKind::Earshot);
         assert!(agent.close_on_participant_left);
+    }
+
+    #[test]
+    fn tools_are_never_called_for_a_turn_that_has_not_ended() {
+        let early = "[turn]\npreemptive_generation = true\n";
+        assert!(parse(&format!("{BASE}{early}")).is_ok());
+        let faults = parse(&format!("builtin_tools = [\"end_call\"]\n{BASE}{early}")).unwrap_err();
+        assert_eq!(faults.keys(), ["turn.preemptive_generation"]);
     }
 
     #[test]

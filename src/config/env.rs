@@ -115,6 +115,16 @@ pub struct AgentOverrides {
     pub elevenlabs_model: Option<String>,
 }
 
+/// Whether sessions are recorded for [`flight`](crate::flight) replays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlightMode {
+    #[default]
+    Off,
+    /// Without the words.
+    Redacted,
+    Full,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// Human on a terminal, else JSON.
@@ -161,6 +171,7 @@ pub struct Config {
     pub load: Option<f32>,
     /// Jobs at the same time, if the load allows that many.
     pub max_jobs: usize,
+    pub flight: FlightMode,
     /// How long a drain lets calls go on.
     pub drain_timeout: Duration,
     /// A tracing filter, such as `info` or `antiphon=debug`; None: what an operator wants to see.
@@ -257,6 +268,14 @@ impl Config {
                     "auto" => Some(LogFormat::Auto),
                     "human" => Some(LogFormat::Human),
                     "json" => Some(LogFormat::Json),
+                    _ => None,
+                })
+                .unwrap_or_default(),
+            flight: r
+                .parse(&names::FLIGHT, "off, redacted or full", |text| match text {
+                    "off" => Some(FlightMode::Off),
+                    "redacted" => Some(FlightMode::Redacted),
+                    "full" => Some(FlightMode::Full),
                     _ => None,
                 })
                 .unwrap_or_default(),

@@ -81,11 +81,12 @@ pub const S3_ENDPOINT: Setting = both("S3_ENDPOINT", "s3.endpoint");
 pub const LOAD: Setting = both("ANTIPHON_LOAD", "load");
 pub const MAX_JOBS: Setting = both("ANTIPHON_MAX_JOBS", "max_jobs");
 pub const DRAIN_TIMEOUT_S: Setting = both("ANTIPHON_DRAIN_TIMEOUT_S", "drain_timeout_s");
+pub const FLIGHT: Setting = both("ANTIPHON_FLIGHT", "flight");
 pub const LOG: Setting = all("ANTIPHON_LOG", "log", "--log");
 pub const LOG_FORMAT: Setting = all("ANTIPHON_LOG_FORMAT", "log_format", "--log-format");
 
 /// Every setting of the process.
-pub const ALL: [&Setting; 54] = [
+pub const ALL: [&Setting; 55] = [
     &CONFIG,
     &AGENTS_DIR,
     &AGENT,
@@ -138,6 +139,7 @@ pub const ALL: [&Setting; 54] = [
     &LOAD,
     &MAX_JOBS,
     &DRAIN_TIMEOUT_S,
+    &FLIGHT,
     &LOG,
     &LOG_FORMAT,
 ];

@@ -11,6 +11,7 @@ pub mod streaming;
 #[cfg(test)]
 mod testing;
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -37,7 +38,7 @@ pub struct GenerateRequest {
 }
 
 /// What a generation tells, in order; after `End` or `Error` nothing more comes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum LlmEvent {
     /// A piece of text as the model streams it (a token or some), never empty.
     Text(String),
@@ -52,7 +53,7 @@ pub enum LlmEvent {
 }
 
 /// Why a generation failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum LlmError {
     #[error("the provider refused the credentials (HTTP {status})")]
     Unauthorized { status: u16 },

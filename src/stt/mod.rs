@@ -13,6 +13,7 @@ mod telling;
 #[cfg(test)]
 mod testing;
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -20,7 +21,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::audio::queue::AudioReceiver;
 
 /// One recognised word. Times are in ms since the first sample of the stream.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Word {
     pub text: String,
     pub start_ms: u64,
@@ -29,7 +30,7 @@ pub struct Word {
 }
 
 /// What the provider made of one stretch of audio. Times are in ms since the stream's first sample.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Transcript {
     pub text: String,
     pub start_ms: u64,
@@ -63,7 +64,7 @@ pub enum SttEvent {
 }
 
 /// Why recognition failed. `public()` is what a user may read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum SttError {
     #[error("the provider refused the credentials (HTTP {status})")]
     Unauthorized { status: u16 },
