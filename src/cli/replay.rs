@@ -100,7 +100,9 @@ fn fly(path: &Path, args: &ReplayArgs) -> Result<Exit, String> {
         if other.commands != lines {
             exit = Exit::Faults;
         }
-        differences.iter().for_each(|line| live.line(line));
+        for line in &differences {
+            live.line(line);
+        }
     } else if args.json {
         terminal::json(&Timeline {
             version: env!("CARGO_PKG_VERSION").to_owned(),

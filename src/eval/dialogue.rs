@@ -1,6 +1,7 @@
 //! Labelled dialogues: what `fixtures/dialogues.py` writes.
 
 use std::{
+    fmt::Display,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -165,7 +166,7 @@ impl Set {
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         };
         if !manifest.dialogues.iter().all(is_name) {
-            return Err(fault(&path, "a dialogue's name is letters, digits and dashes"));
+            return Err(fault(&path, &"a dialogue's name is letters, digits and dashes"));
         }
         Ok(Self {
             dir: dir.to_owned(),
@@ -192,27 +193,27 @@ impl Dialogue {
         });
         let bed_fits = label.bed.is_none_or(|bed| within(bed.from_ms, bed.to_ms));
         if !clips_fit || !bed_fits {
-            return Err(fault(&path, "a label lies outside of the WAV"));
+            return Err(fault(&path, &"a label lies outside of the WAV"));
         }
         Ok(Self { label, samples })
     }
 }
 
-fn fault(path: &Path, problem: impl ToString) -> EvalError {
+fn fault(path: &Path, problem: &dyn Display) -> EvalError {
     EvalError::File(path.display().to_string(), problem.to_string())
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, EvalError> {
-    let length = fs::metadata(path).map_err(|error| fault(path, error))?.len();
+    let length = fs::metadata(path).map_err(|error| fault(path, &error))?.len();
     if length > MAX_BYTES {
-        return Err(fault(path, "the file is too long"));
+        return Err(fault(path, &"the file is too long"));
     }
-    let bytes = fs::read(path).map_err(|error| fault(path, error))?;
-    serde_json::from_slice(&bytes).map_err(|error| fault(path, error))
+    let bytes = fs::read(path).map_err(|error| fault(path, &error))?;
+    serde_json::from_slice(&bytes).map_err(|error| fault(path, &error))
 }
 
 fn read_wav(path: &Path) -> Result<Vec<i16>, EvalError> {
-    let wav = wav::read(path).map_err(|error| fault(path, error))?;
+    let wav = wav::read(path).map_err(|error| fault(path, &error))?;
     resample::resample(&wav.samples, wav.sample_rate, vad::SAMPLE_RATE)
-        .map_err(|error| fault(path, error))
+        .map_err(|error| fault(path, &error))
 }

@@ -137,6 +137,7 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "the agent speaks once")]
 mod tests {
     use super::*;
     use crate::eval::{judge::Turn, run::Lived};

@@ -195,6 +195,7 @@ fn stops(lived: &Lived, from: u64, until: u64) -> impl Iterator<Item = u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "the agent speaks once")]
 mod tests {
     use super::*;
     use crate::{

@@ -46,16 +46,16 @@ pub struct Turns {
 }
 
 impl Turns {
-    fn of<'a>(turns: impl Iterator<Item = &'a Turn> + Clone) -> Self {
-        let count = turns.clone().count();
-        let percent =
-            |is: fn(&Turn) -> bool| percent(turns.clone().filter(|t| is(t)).count(), count);
+    fn of<'a>(turns: impl Iterator<Item = &'a Turn>) -> Self {
+        let turns: Vec<&Turn> = turns.collect();
+        let count = |is: fn(&Turn) -> bool| turns.iter().filter(|turn| is(turn)).count();
+        let percent = |is: fn(&Turn) -> bool| percent(count(is), turns.len());
         Self {
-            turns: count,
+            turns: turns.len(),
             cut_off_percent: percent(|turn| turn.cut_off),
             talked_over_percent: percent(|turn| turn.talked_over),
             missed_percent: percent(|turn| turn.wait_ms.is_none()),
-            wait: Spread::of(turns.clone().filter_map(|turn| turn.wait_ms)),
+            wait: Spread::of(turns.iter().filter_map(|turn| turn.wait_ms)),
         }
     }
 }

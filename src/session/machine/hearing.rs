@@ -366,9 +366,10 @@ impl Session {
     fn has_just_told_more(&self) -> bool {
         let Some(speaker) = self.linked() else { return false };
         let open = speaker.open_text().unwrap_or_default();
+        let has_words = !self.turn.text.is_empty() || !open.is_empty();
         self.settings.interruption == Interruption::Adaptive
             && !speaker.voice.before().is_zero()
-            && !(self.turn.text.is_empty() && open.is_empty())
+            && has_words
             && !interruption::is_backchannel(&self.turn.text, open)
     }
 

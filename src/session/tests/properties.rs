@@ -564,7 +564,7 @@ fn call() -> impl Strategy<Value = Random> {
 fn simulated(random: &Random) {
     let settings = Settings {
         greeting: Some("Hello, what can I do?".into()),
-        preemptive_generation: random.timing[1] % 2 == 0,
+        preemptive_generation: random.timing[1].is_multiple_of(2),
         ..Settings::default()
     };
     let mut call = Call::new(settings);

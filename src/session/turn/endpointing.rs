@@ -51,10 +51,9 @@ pub(in crate::session) fn silence(ear: Ear, settings: &Settings) -> Duration {
         None => settings.silence_threshold,
     };
     match (settings.detection, ear.score) {
-        (Detection::Silence, _) => threshold,
+        (Detection::Silence, _) | (Detection::Heuristic | Detection::Semantic, None) => threshold,
         (Detection::Stt, _) if ear.told_end => Duration::ZERO,
         (Detection::Stt, _) => most,
-        (Detection::Heuristic | Detection::Semantic, None) => threshold,
         (Detection::Heuristic | Detection::Semantic, Some(score)) => {
             let least = settings.confident_endpointing.min(settings.silence_threshold);
             // Words that are surely the last wait for no second opinion.
