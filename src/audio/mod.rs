@@ -5,6 +5,7 @@ pub mod level;
 pub mod playout;
 pub mod queue;
 pub mod resample;
+pub mod smart_turn;
 pub mod vad;
 pub mod wav;
 

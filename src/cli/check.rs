@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use crate::cli::live::{self, Found};
 use crate::config::{ConfigErrors, Fault, Library, Sources, env::Config, error::Origin};
 
 /// Checks settings, agent files and prompts, and lists every fault at once.
@@ -14,6 +15,7 @@ use crate::config::{ConfigErrors, Fault, Library, Sources, env::Config, error::O
     antiphon check                     all that `antiphon start` needs\n  \
     antiphon check --files             antiphon.toml, agents and prompts only, no keys\n  \
     antiphon check --files lab         one agent\n  \
+    antiphon check --live              one cheap call to each provider of the agent\n  \
     antiphon check --json | jq .faults")]
 pub struct CheckArgs {
     /// Agents to check [default: all]
@@ -22,6 +24,9 @@ pub struct CheckArgs {
     /// Check the files alone: no LiveKit settings and no provider keys are asked for
     #[arg(long)]
     pub files: bool,
+    /// Make one cheap call to each provider that the agent names and has a key for
+    #[arg(long, conflicts_with = "files")]
+    pub live: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -75,12 +80,40 @@ pub fn run(
     out: &mut dyn Write,
 ) -> io::Result<u8> {
     let report = check(args, sources);
+    let live = if args.live { ask_providers(sources)? } else { Vec::new() };
     if args.json {
-        writeln!(out, "{:#}", as_json(&report))?;
+        let mut value = as_json(&report);
+        if args.live {
+            value["live"] = serde_json::to_value(&live)?;
+        }
+        writeln!(out, "{value:#}")?;
     } else {
         print(&report, color, out)?;
+        for Found { kind, provider, model, ok, found } in &live {
+            let mark = match ok {
+                Some(true) => "ok    ",
+                Some(false) => "FAILED",
+                None => "-     ",
+            };
+            writeln!(out, "{mark} {kind} {provider} {model}: {found}")?;
+        }
+    }
+    if live.iter().any(|found| found.ok == Some(false)) {
+        return Ok(4);
     }
     Ok(if report.faults.is_empty() { 0 } else { 2 })
+}
+
+/// Asks the providers of the chosen agent, as far as its file can be read.
+fn ask_providers(sources: &Sources) -> io::Result<Vec<Found>> {
+    let (config, _) = Config::resolve(sources);
+    let library = Library::open(config.agents_dir.as_deref()).ok();
+    let Some(agent) = library.and_then(|library| library.load(&config.agent).ok()) else {
+        return Ok(Vec::new());
+    };
+    let agent = agent.with_overrides(&config.overrides);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(live::ask_all(&config, &agent)))
 }
 
 fn print(report: &Report, color: bool, out: &mut dyn Write) -> io::Result<()> {
@@ -195,7 +228,8 @@ mod tests {
 
     #[test]
     fn a_script_reads_one_json_object() {
-        let args = CheckArgs { json: true, agents: vec!["asistant".into()], files: true };
+        let args =
+            CheckArgs { json: true, agents: vec!["asistant".into()], files: true, live: false };
         let (code, text) = printed(&args, &sources(&[("ANTIPHON_LOGG", "x")]));
         assert_eq!(code, 2);
         let value: Value = serde_json::from_str(&text).unwrap();

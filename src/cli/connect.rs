@@ -32,8 +32,13 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         Ok(reporter) => reporter,
         Err(exit) => return exit,
     };
-    let Setup { livekit: Some(livekit), agent: Some(agent), providers: Some(providers), .. } =
-        setup
+    let Setup {
+        config,
+        livekit: Some(livekit),
+        agent: Some(agent),
+        providers: Some(providers),
+        ..
+    } = setup
     else {
         return Exit::Usage;
     };
@@ -58,13 +63,13 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         }
     };
     let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
-        Ok(runtime) => runtime,
+        Ok(runtime) => runtime.recorded(&config).with_turn_model(&config.state_dir),
         Err(problem) => {
             fail(&problem);
             return Exit::Usage;
         }
     };
-    let NewSession { config, providers, reporter: session } =
+    let NewSession { config, providers, reporter: session, recorder } =
         runtime.session(&args.room, "", "", &args.identity);
     let Some(Signals { drain, kill }) = start::signals() else { return Exit::Usage };
     let job = RoomJob {
@@ -73,6 +78,7 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         config,
         providers,
         reporter: session,
+        recorder,
         participant: None,
     };
     let outcome = join::run(job, drain, kill.clone()).await.leave().await;

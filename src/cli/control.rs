@@ -47,6 +47,7 @@ pub async fn serve(
         livekit,
         database_url: config.database_url.expose_secret().to_owned(),
         agent_name: config.agent_name.clone(),
+        settings: config.control.clone(),
         metrics: Some(MetricsText(Arc::new(metrics::render))),
     };
     control::serve(control, stop).await.map_err(|error| {

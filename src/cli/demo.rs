@@ -113,7 +113,7 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
 
     // The room: two engine peers.
     let room = format!("demo-{}", uuid::Uuid::new_v4().simple());
-    let NewSession { config: session, providers, reporter: transcripts } =
+    let NewSession { config: session, providers, reporter: transcripts, .. } =
         runtime.session(&room, "", "", "agent-demo");
     let rate = providers.speaking.as_ref().map_or(24_000, |(_, tts)| tts.sample_rate());
     let factory = PeerConnectionFactory::default();
@@ -151,6 +151,7 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
     ));
 
     let (room_sender, room_events) = mpsc::channel(64);
+    providers.room.bind(&room_sender);
     let (shown_sender, shown) = mpsc::channel(1_024);
     let voice: Box<dyn Voice> = Box::new(SourceVoice::new(voice));
     let agent =

@@ -8,11 +8,18 @@ pub mod connect;
 pub mod control;
 pub mod demo;
 pub mod dev;
+pub mod eval;
+pub mod live;
+pub mod migrate;
+pub mod models;
+pub mod providers;
 pub mod replay;
 pub mod runtime;
 pub mod start;
+pub mod tenant;
 pub mod terminal;
 pub mod token;
+pub mod voices;
 
 use std::{
     fmt::Display,
@@ -61,6 +68,7 @@ Examples:
   antiphon demo                        a call without keys and without a server
   antiphon replay question.wav         a WAV file through the whole conversation
   antiphon start --agent assistant     register with LIVEKIT_URL and take jobs
+  antiphon eval fixtures               how well it takes turns, as numbers
   antiphon connect --room test         join one room directly
   antiphon check                       everything wrong with the settings, at once
 
@@ -88,12 +96,24 @@ enum Command {
     Connect(With<connect::ConnectArgs>),
     /// Play a WAV file to an agent, without any server
     Replay(With<replay::ReplayArgs>),
+    /// Judge how the agent takes turns, on labelled dialogues
+    Eval(With<eval::EvalArgs>),
+    /// Bring in the models that are not compiled in
+    Models(With<models::ModelsArgs>),
     /// The companion HTTP endpoint: sessions, tokens, transcripts
     Control(ProcessArgs),
     /// List everything wrong with settings, agents and prompts
     Check(With<check::CheckArgs>),
+    /// List the voices that an agent file can name
+    Voices(With<voices::VoicesArgs>),
     /// Make a token to join a room with
     Token(token::TokenArgs),
+    /// Bring the database to this version's schema
+    Migrate(With<migrate::MigrateArgs>),
+    /// Tenants of the control endpoint: create, list, revoke
+    Tenant(With<tenant::TenantArgs>),
+    /// API keys of the control endpoint: create, list, revoke
+    Key(With<tenant::KeyArgs>),
 }
 
 /// Parses the command line and runs the command to its end.
@@ -113,11 +133,36 @@ pub fn main() -> ExitCode {
         Command::Start(args) => with_setup(&args, Needs::WORKER, Verbosity::Usual, start::run),
         Command::Dev(args) => with_setup(&args, Needs::DEV, Verbosity::Debug, dev::run),
         Command::Control(args) => with_setup(&args, Needs::CONTROL, Verbosity::Usual, control::run),
+        Command::Migrate(With { own, settings }) => {
+            with_setup(&settings, Needs::default(), Verbosity::Quiet, |setup| {
+                migrate::run(setup, own)
+            })
+        }
+        Command::Tenant(With { own, settings }) => {
+            with_setup(&settings, Needs::default(), Verbosity::Quiet, |setup| {
+                tenant::run_tenant(setup, own)
+            })
+        }
+        Command::Key(With { own, settings }) => {
+            with_setup(&settings, Needs::default(), Verbosity::Quiet, |setup| {
+                tenant::run_key(setup, own)
+            })
+        }
         Command::Connect(With { own, settings }) => {
             with_setup(&settings, Needs::WORKER, Verbosity::Usual, |setup| connect::run(setup, own))
         }
         Command::Demo(With { own, settings }) => {
             with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| demo::run(setup, own))
+        }
+        Command::Voices(With { own, settings }) => {
+            let needs = Needs::default();
+            with_setup(&settings, needs, Verbosity::Quiet, |setup| voices::run(setup, own))
+        }
+        Command::Eval(With { own, settings }) => {
+            with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| eval::run(setup, own))
+        }
+        Command::Models(With { own, settings }) => {
+            with_setup(&settings, Needs::DOUBLES, Verbosity::Quiet, |setup| models::run(setup, own))
         }
         Command::Replay(With { own, settings }) => {
             let needs = if own.real { Needs::REPLAY } else { Needs::DOUBLES };
@@ -215,6 +260,12 @@ fn worker_threads() -> usize {
 #[allow(clippy::print_stderr, reason = "this is the terminal's error stream")]
 fn refuse(errors: &ConfigErrors) {
     eprint!("{}", errors.render(terminal::colours(&io::stderr())));
+}
+
+/// What a command is asked for, on the output.
+#[allow(clippy::print_stdout, reason = "this is the terminal's output stream")]
+pub(crate) fn say(message: &dyn Display) {
+    println!("{message}");
 }
 
 /// Tells the user why a command ended.

@@ -1,8 +1,12 @@
 //! `antiphon replay`: a WAV file through the whole conversation, without any server.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{
@@ -14,6 +18,7 @@ use crate::{
     },
     config::{RoomContext, Setup},
     doubles::{self, Script},
+    flight,
     replay::{realtime, report::Report, simulated},
 };
 
@@ -24,12 +29,25 @@ Examples:
   antiphon replay question.wav --realtime        in real time, with provider doubles on loopback
   antiphon replay question.wav --real            in real time, with the agent's own providers
   antiphon replay question.wav --json            the report as JSON
+  antiphon replay --flight FILE.flight           what a recorded session did, and whether it does so again
+  antiphon replay --flight FILE.flight --until 12500 --json
+  antiphon replay --flight FILE.flight --diff other.json    beside what another version did
 
 What is said in the WAV is taken from FILE.expected.json when it is there:
   {\"utterances\":[{\"startMs\":400,\"endMs\":1200,\"text\":\"book a table\"}]}")]
 pub struct ReplayArgs {
-    /// 8 to 48 kHz, integer or float, 1 to 8 channels
-    file: PathBuf,
+    /// A WAV: 8 to 48 kHz, integer or float, 1 to 8 channels
+    #[arg(required_unless_present = "flight")]
+    file: Option<PathBuf>,
+    /// Fly a recorded session again (ANTIPHON_FLIGHT records them)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "realtime", "real"])]
+    flight: Option<PathBuf>,
+    /// Only the flight's first milliseconds
+    #[arg(long, value_name = "MS", requires = "flight")]
+    until: Option<u64>,
+    /// Where the flight differs from the JSON that `--json` printed, by another version perhaps
+    #[arg(long, value_name = "FILE", requires = "flight")]
+    diff: Option<PathBuf>,
     /// In real time, through sockets, with provider doubles
     #[arg(long)]
     realtime: bool,
@@ -45,7 +63,14 @@ pub struct ReplayArgs {
 }
 
 pub async fn run(mut setup: Setup, args: ReplayArgs) -> Exit {
-    match replay(&mut setup, &args).await {
+    if let Some(flight) = &args.flight {
+        return fly(flight, &args).unwrap_or_else(|problem| {
+            fail(&problem);
+            Exit::Usage
+        });
+    }
+    let file = args.file.clone().unwrap_or_default();
+    match replay(&mut setup, &file, &args).await {
         Ok(()) => Exit::Done,
         Err(problem) => {
             fail(&problem);
@@ -54,11 +79,72 @@ pub async fn run(mut setup: Setup, args: ReplayArgs) -> Exit {
     }
 }
 
-async fn replay(setup: &mut Setup, args: &ReplayArgs) -> Result<(), String> {
+/// A flight again: its time line, or how it differs. Exits with 4 when the machine now does
+/// something else than was recorded, or than the other version did.
+fn fly(path: &Path, args: &ReplayArgs) -> Result<Exit, String> {
+    let until = args.until.map(Duration::from_millis);
+    let flown = flight::replay::fly(path, until).map_err(|error| error.to_string())?;
+    let lines: Vec<String> = flown
+        .commands
+        .iter()
+        .map(|(at, command)| format!("{:>10.3} {command:?}", at.as_secs_f64()))
+        .collect();
+    let mut live = Live::new(args.json);
+    let mut exit = Exit::Done;
+    if let Some(other) = &args.diff {
+        let text = std::fs::read_to_string(other)
+            .map_err(|error| format!("{}: {error}", other.display()))?;
+        let other: Timeline =
+            serde_json::from_str(&text).map_err(|error| format!("{}: {error}", other.display()))?;
+        let differences = flight::replay::diff(&other.commands, &lines);
+        if other.commands != lines {
+            exit = Exit::Faults;
+        }
+        for line in &differences {
+            live.line(line);
+        }
+    } else if args.json {
+        terminal::json(&Timeline {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commands: lines,
+        });
+    } else {
+        for (at, command) in &flown.commands {
+            if let Some(shown) = simulated::shown(command) {
+                live.show(at.as_millis() as u64, &shown);
+            }
+        }
+        live.line(&format!(
+            "{} steps, {} commands, recorded by {}{}",
+            flown.steps,
+            flown.commands.len(),
+            flown.header.version,
+            if flown.end.is_none() && until.is_none() { "; the recording breaks off" } else { "" },
+        ));
+    }
+    if let Some(diverged) = flown.diverged {
+        exit = Exit::Faults;
+        fail(&format!(
+            "the machine does something else than was recorded before step {} at {:.3} s",
+            diverged.step,
+            diverged.at.as_secs_f64()
+        ));
+    }
+    Ok(exit)
+}
+
+/// What a flight did, for another version to be compared with.
+#[derive(Debug, Serialize, Deserialize)]
+struct Timeline {
+    version: String,
+    commands: Vec<String>,
+}
+
+async fn replay(setup: &mut Setup, file: &Path, args: &ReplayArgs) -> Result<(), String> {
     let agent = setup.agent.take().ok_or("no agent")?;
-    let samples = load(&args.file)?;
-    let said = expected(&args.file)?;
-    let source = args.file.display().to_string();
+    let samples = load(file)?;
+    let said = expected(file)?;
+    let source = file.display().to_string();
     let mut live = Live::new(args.json);
     let (report, reply, rate) = if args.realtime || args.real {
         let doubles = doubles::serve(script(&said))

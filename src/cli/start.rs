@@ -12,6 +12,11 @@ use crate::{
         runtime::{AgentRuntime, NewSession},
     },
     config::{Config, Setup, env::LiveKitAccess},
+    recording::{
+        self,
+        recorder::{self, RecorderConfig},
+        storage::Storage,
+    },
     room::{
         join::{self, RoomJob},
         media,
@@ -40,7 +45,7 @@ pub struct AgentJobs(pub AgentRuntime);
 impl JobRunner for AgentJobs {
     async fn run(&self, job: Assignment, context: JobContext) -> Result<(), JobError> {
         let identity = format!("agent-{}", job.job_id);
-        let NewSession { config, providers, reporter } =
+        let NewSession { config, providers, reporter, recorder } =
             self.0.session(&job.room, &job.room_sid, &job.room_metadata, &identity);
         let job = RoomJob {
             url: job.url,
@@ -48,6 +53,7 @@ impl JobRunner for AgentJobs {
             config,
             providers,
             reporter,
+            recorder,
             participant: job.participant.map(|participant| participant.identity),
         };
         let ended = join::run(job, context.drain.clone(), context.shutdown.clone()).await;
@@ -94,14 +100,50 @@ pub async fn reporter(config: &Config) -> Result<Reporter, Exit> {
     })
 }
 
+/// The process's recorder, if it is to record; what an earlier process left is saved.
+async fn recorder(config: &Config, reporter: &Reporter) -> Result<Option<RecorderConfig>, Exit> {
+    let settings = &config.control;
+    if !settings.record {
+        return Ok(None);
+    }
+    let key = settings.recording_key.as_ref().and_then(recording::parse_key);
+    let upload = match &settings.s3 {
+        Some(s3) => Some(Storage::s3(s3, key.clone()).map_err(|error| {
+            fail(&format!("the storage of recordings cannot be used: {error}"));
+            Exit::Usage
+        })?),
+        None => None,
+    };
+    let recorder = RecorderConfig { directory: settings.recordings_dir.clone(), upload, key };
+    match recorder::recover(&recorder, reporter).await {
+        Ok(0) => {}
+        Ok(saved) => info!(saved, "recordings of a former worker are saved"),
+        Err(error) => {
+            fail(&format!(
+                "the folder of recordings {} cannot be used: {error}",
+                recorder.directory.display()
+            ));
+            return Err(Exit::Usage);
+        }
+    }
+    Ok(Some(recorder))
+}
+
 /// Serves jobs until drained.
 pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
     let Setup { config, livekit, agent, providers, .. } = setup;
     let (Some(livekit), Some(agent), Some(providers)) = (livekit, agent, providers) else {
         return Exit::Usage;
     };
+    let recorder = match recorder(&config, &reporter).await {
+        Ok(recorder) => recorder,
+        Err(exit) => return exit,
+    };
     let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
-        Ok(runtime) => runtime,
+        Ok(runtime) => {
+            let runtime = runtime.recorded(&config).with_turn_model(&config.state_dir);
+            AgentRuntime { recorder, ..runtime }
+        }
         Err(problem) => {
             fail(&problem);
             return Exit::Usage;

@@ -12,7 +12,8 @@ use crate::{
         prompt::{Prompt, RenderError, RoomContext},
         source::SourceFile,
     },
-    session::settings::Settings,
+    context::routing::Routing,
+    session::settings::{Detection, Interruption, Settings},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +36,11 @@ pub struct LlmSettings {
     pub base_url: Option<Url>,
     /// The first token must come within this time.
     pub first_token_timeout: Duration,
+    /// Asked in this order when it fails; have none themselves.
+    pub fallback: Vec<LlmSettings>,
+    /// Asked for simple turns.
+    pub small: Option<Box<LlmSettings>>,
+    pub routing: Routing,
 }
 
 /// `[voice]`
@@ -57,6 +63,10 @@ pub struct VoiceSettings {
     pub streaming: Streaming,
     /// The first audio must come within this time.
     pub first_audio_timeout: Duration,
+    /// How to speak, in words, where the model takes that (`gpt-4o-mini-tts`).
+    pub instructions: Option<String>,
+    /// Speak in this order when it fails; have none themselves.
+    pub fallback: Vec<VoiceSettings>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,6 +94,49 @@ pub struct SttSettings {
     pub keyterms: Vec<String>,
     /// Keep the audio out of the provider's training, where it offers that.
     pub opt_out_of_training: bool,
+    /// Listen in this order when it fails; have none themselves.
+    pub fallback: Vec<SttSettings>,
+}
+
+impl LlmSettings {
+    /// It and those that stand behind it.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.fallback)
+    }
+}
+
+impl VoiceSettings {
+    /// It and those that stand behind it.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.fallback)
+    }
+}
+
+impl SttSettings {
+    /// It and those that stand behind it.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.fallback)
+    }
+}
+
+/// `[[tools]]`: an HTTP call that the model may ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolSettings {
+    pub name: String,
+    pub description: String,
+    pub method: String,
+    /// With places for arguments, `{city}`.
+    pub url: String,
+    /// `${TOOL_…}` in a value is that variable of the environment.
+    pub headers: Vec<(String, String)>,
+    /// JSON Schema of the arguments.
+    pub parameters: serde_json::Value,
+    /// Sends the arguments as a JSON body.
+    pub sends_body: bool,
+    pub timeout: Duration,
+    pub max_bytes: usize,
+    pub allow_private: bool,
+    pub outlives_interruption: bool,
 }
 
 /// `[vad]`
@@ -118,6 +171,21 @@ pub enum WebRtcMode {
     VeryAggressive,
 }
 
+/// `[turn]`: how turns are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TurnSettings {
+    pub detection: Detection,
+    /// Silence after which a turn that is surely finished is taken.
+    pub confident: Duration,
+    /// Learn the pauses that the user makes inside a turn.
+    pub dynamic: bool,
+    pub interruption: Interruption,
+    /// For so long after the agent was first heard, only words interrupt.
+    pub echo_warm_up: Duration,
+    /// Ask the model before the turn is taken.
+    pub preemptive_generation: bool,
+}
+
 /// Spoken on join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
@@ -140,11 +208,19 @@ pub struct Agent {
     pub voice: VoiceSettings,
     pub stt: SttSettings,
     pub vad: VadSettings,
+    pub tools: Vec<ToolSettings>,
+    /// Of [`crate::tools::builtin::NAMES`].
+    pub builtin_tools: Vec<String>,
+    /// Said when tools take their time; empty: nothing.
+    pub tool_filler: String,
     pub prompt: Prompt,
     pub greeting: Option<Greeting>,
     pub farewell: Option<String>,
+    /// Said to a user who counts as away.
+    pub away_prompt: Option<String>,
     pub apology: String,
     pub interruptible: bool,
+    pub turn: TurnSettings,
     pub silence_threshold: Duration,
     pub max_endpointing: Duration,
     pub min_interruption: Duration,
@@ -207,6 +283,13 @@ impl Agent {
         self
     }
 
+    /// Until the first token of whichever model answers: where others stand behind the first there
+    /// is some time more for them.
+    fn longest_first_token(&self) -> Duration {
+        let limit = self.llm.first_token_timeout;
+        if self.llm.fallback.is_empty() { limit } else { limit.mul_f64(1.2) }
+    }
+
     /// What the session machine needs. `system_prompt` is rendered by [`Prompt::render`].
     pub fn settings(&self, system_prompt: String) -> Settings {
         Settings {
@@ -215,14 +298,22 @@ impl Agent {
             farewell: self.farewell.clone(),
             greeting_interruptible: self.greeting.as_ref().is_none_or(|it| it.interruptible),
             interruptible: self.interruptible,
+            detection: self.turn.detection,
             silence_threshold: self.silence_threshold,
+            confident_endpointing: self.turn.confident,
+            dynamic_endpointing: self.turn.dynamic,
+            language: self.stt.language.clone(),
+            interruption: self.turn.interruption,
+            echo_warm_up: self.turn.echo_warm_up,
+            preemptive_generation: self.turn.preemptive_generation,
+            away_prompt: self.away_prompt.clone(),
             max_endpointing: self.max_endpointing,
             max_speak: self.max_speak,
             min_interruption: self.min_interruption,
             min_interruption_words: self.min_interruption_words,
             false_interruption: self.false_interruption,
             transcript_timeout: self.transcript_timeout,
-            llm_first_token: self.llm.first_token_timeout,
+            llm_first_token: self.longest_first_token(),
             tts_first_audio: self.voice.first_audio_timeout,
             user_away: self.user_away,
             close_on_participant_left: self.close_on_participant_left,

@@ -5,8 +5,8 @@ use std::{ops::RangeInclusive, time::Duration};
 use crate::{
     config::{
         agent::{
-            Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, VadKind, VadSettings,
-            VoiceSettings, WebRtcMode,
+            Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, ToolSettings, TurnSettings,
+            VadKind, VadSettings, VoiceSettings, WebRtcMode,
         },
         error::{ConfigErrors, did_you_mean},
         names,
@@ -15,26 +15,89 @@ use crate::{
         resolver::check_url,
         source::SourceFile,
     },
-    session::settings::Settings,
+    context::routing::Routing,
+    session::settings::{Detection, Interruption, Settings},
+    tools::builtin,
 };
 
-/// Providers that are there, and those that are known but not there yet.
+/// Providers of one kind that are there, each with what it is asked for unless the file says
+/// otherwise, and those that are known but not there yet.
 struct Catalogue {
-    built: &'static [&'static str],
+    built: &'static [Built],
     coming: &'static [&'static str],
 }
 
-const LLM: Catalogue = Catalogue { built: &["openai"], coming: &["anthropic", "google"] };
-const VOICE: Catalogue = Catalogue { built: &["elevenlabs"], coming: &["openai"] };
-const STT: Catalogue =
-    Catalogue { built: &["deepgram"], coming: &["assemblyai", "google", "openai"] };
+struct Built {
+    name: &'static str,
+    model: &'static str,
+    /// Of a voice provider.
+    voice: &'static str,
+}
+
+const fn built(name: &'static str, model: &'static str, voice: &'static str) -> Built {
+    Built { name, model, voice }
+}
+
+impl Catalogue {
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.built.iter().map(|built| built.name)
+    }
+
+    fn find(&self, name: &str) -> &'static Built {
+        self.built.iter().find(|built| built.name == name).unwrap_or(&self.built[0])
+    }
+}
+
+const LLM: Catalogue = Catalogue {
+    built: &[
+        built("anthropic", "claude-sonnet-4-20250514", ""),
+        built("openai", "gpt-4o-mini", ""),
+        built("google", "gemini-2.5-flash", ""),
+    ],
+    coming: &[],
+};
+const VOICE: Catalogue = Catalogue {
+    built: &[
+        built("elevenlabs", "eleven_turbo_v2_5", "EXAVITQu4vr4xnSDxMaL"),
+        built("openai", "gpt-4o-mini-tts", "alloy"),
+    ],
+    coming: &[],
+};
+const STT: Catalogue = Catalogue {
+    built: &[
+        built("deepgram", "nova-3", ""),
+        built("assemblyai", "universal-streaming-english", ""),
+        built("openai", "gpt-4o-transcribe", ""),
+    ],
+    coming: &["google"],
+};
+/// An apology after this is still heard within 3 s of the question.
+const FIRST_TOKEN: Duration = Duration::from_millis(2_500);
+/// Tools of one agent.
+const MAX_TOOLS: usize = 32;
+/// Fallbacks of one kind.
+const MAX_FALLBACKS: usize = 4;
 
 /// Whether a dotted key is an agent file's.
 pub(crate) fn is_agent_key(key: &str) -> bool {
     let top = key.split('.').next().unwrap_or(key);
-    ["mode", "prompt", "llm", "voice", "stt", "vad", "greeting", "farewell", "apology"]
-        .contains(&top)
+    [
+        "mode",
+        "prompt",
+        "llm",
+        "voice",
+        "stt",
+        "vad",
+        "tools",
+        "turn",
+        "greeting",
+        "farewell",
+        "apology",
+        "away_prompt",
+    ]
+    .contains(&top)
         || ["interruptible", "description", "close_on_participant_left"].contains(&top)
+        || ["builtin_tools", "tool_filler"].contains(&top)
         || (top.ends_with("_ms") || top == "min_interruption_words")
 }
 
@@ -83,10 +146,14 @@ fn read(
         .choice("mode", &[("converse", Mode::Converse), ("transcribe", Mode::Transcribe)])
         .unwrap_or_default();
     let converses = mode == Mode::Converse;
-    let llm = read_llm(&root.table("llm"), converses, &defaults);
+    let llm = read_llm(&root.table("llm"), converses);
     let voice = read_voice(&root.table("voice"), &defaults);
     let stt = read_stt(&root.table("stt"));
     let vad = read_vad(&root.table("vad"));
+    let tools = read_tools(root);
+    let builtin_tools = read_builtins(root);
+    let has_tools = !(tools.is_empty() && builtin_tools.is_empty());
+    let turn = read_turn(&root.table("turn"), &defaults, has_tools);
     let prompt = read_prompt(name, root, find_prompt);
     let greeting = read_greeting(root);
     let silence_threshold =
@@ -101,10 +168,17 @@ fn read(
         voice,
         stt,
         vad,
+        tools,
+        builtin_tools,
+        tool_filler: root
+            .string("tool_filler")
+            .map_or_else(|| "One moment, please.".into(), |found| found.value),
         greeting,
         farewell: root.text("farewell"),
+        away_prompt: root.text("away_prompt"),
         apology: root.string("apology").map_or(defaults.apology, |found| found.value),
         interruptible: root.boolean("interruptible").unwrap_or(defaults.interruptible),
+        turn,
         silence_threshold,
         max_endpointing,
         min_interruption: ms(root, "min_interruption_ms", 0..=10_000, defaults.min_interruption),
@@ -130,46 +204,85 @@ fn read(
     })
 }
 
-fn read_llm(table: &Reader<'_>, used: bool, defaults: &Settings) -> LlmSettings {
-    let provider = provider(table, &LLM, "anthropic", used);
-    let base_url = table.string("base_url").and_then(|found| {
-        let checked = check_url(&found.value, &["http", "https"]);
-        checked.map_err(|problem| table.push(table.fault("base_url", found.span, problem))).ok()
-    });
-    let settings = LlmSettings {
-        provider,
-        model: table.text("model").unwrap_or_else(|| "claude-sonnet-4-20250514".into()),
-        temperature: read_temperature(table),
-        max_tokens: table.integer("max_tokens", 1..=100_000).unwrap_or(1024) as u32,
-        base_url,
-        first_token_timeout: ms(
-            table,
-            "first_token_timeout_ms",
-            100..=60_000,
-            defaults.llm_first_token,
-        ),
-    };
+fn read_llm(table: &Reader<'_>, used: bool) -> LlmSettings {
+    let mut settings = read_model(table, used, None);
+    for fallback in table.tables("fallback", MAX_FALLBACKS) {
+        let behind = read_model(&fallback, used, Some(&settings));
+        finish(&fallback);
+        settings.fallback.push(behind);
+    }
+    if table.is_table("small") {
+        let small = table.table("small");
+        settings.small = Some(Box::new(read_model(&small, used, Some(&settings))));
+        finish(&small);
+    }
+    settings.routing = table
+        .choice("routing", &[("auto", Routing::Auto), ("always_large", Routing::AlwaysLarge)])
+        .unwrap_or_default();
     finish(table);
     settings
 }
 
-/// A number, or `"model"` for the model's own.
-fn read_temperature(table: &Reader<'_>) -> Option<f32> {
-    if table.is_string("temperature") {
-        return table.choice("temperature", &[("model", None)]).flatten();
+/// A fallback has of the model before it what it does not say itself.
+fn read_model(table: &Reader<'_>, used: bool, first: Option<&LlmSettings>) -> LlmSettings {
+    let provider = provider(table, &LLM, "anthropic", used, first.is_some());
+    let base_url = table.string("base_url").and_then(|found| {
+        let checked = check_url(&found.value, &["http", "https"]);
+        checked.map_err(|problem| table.push(table.fault("base_url", found.span, problem))).ok()
+    });
+    let model = table.text("model").unwrap_or_else(|| LLM.find(&provider).model.into());
+    let temperature = read_temperature(table, first);
+    let first_token = first.map_or(FIRST_TOKEN, |it| it.first_token_timeout);
+    LlmSettings {
+        provider,
+        model,
+        temperature,
+        max_tokens: table
+            .integer("max_tokens", 1..=100_000)
+            .map_or_else(|| first.map_or(1024, |it| it.max_tokens), |tokens| tokens as u32),
+        base_url,
+        first_token_timeout: ms(table, "first_token_timeout_ms", 100..=60_000, first_token),
+        fallback: Vec::new(),
+        small: None,
+        routing: Routing::default(),
     }
-    Some(table.float("temperature", 0.0..=2.0).unwrap_or(0.7))
+}
+
+/// A number, or `"model"` for the model's own.
+fn read_temperature(table: &Reader<'_>, first: Option<&LlmSettings>) -> Option<f32> {
+    let inherited = first.map_or(Some(0.7), |it| it.temperature);
+    if table.is_string("temperature") {
+        return table.choice("temperature", &[("model", None)]).unwrap_or(inherited);
+    }
+    table.float("temperature", 0.0..=2.0).or(inherited)
 }
 
 fn read_voice(table: &Reader<'_>, defaults: &Settings) -> VoiceSettings {
-    let settings = VoiceSettings {
-        provider: provider(table, &VOICE, "elevenlabs", true),
-        voice_id: table.text("voice_id").unwrap_or_else(|| "EXAVITQu4vr4xnSDxMaL".into()),
-        model: table.text("model").unwrap_or_else(|| "eleven_turbo_v2_5".into()),
-        language: table.text("language"),
+    let mut settings = read_one_voice(table, defaults, None);
+    for fallback in table.tables("fallback", MAX_FALLBACKS) {
+        let behind = read_one_voice(&fallback, defaults, Some(&settings));
+        finish(&fallback);
+        settings.fallback.push(behind);
+    }
+    finish(table);
+    settings
+}
+
+fn read_one_voice(
+    table: &Reader<'_>,
+    defaults: &Settings,
+    first: Option<&VoiceSettings>,
+) -> VoiceSettings {
+    let provider = provider(table, &VOICE, "elevenlabs", true, first.is_some());
+    let built = VOICE.find(&provider);
+    VoiceSettings {
+        provider,
+        voice_id: table.text("voice_id").unwrap_or_else(|| built.voice.into()),
+        model: table.text("model").unwrap_or_else(|| built.model.into()),
+        language: table.text("language").or_else(|| first.and_then(|it| it.language.clone())),
         stability: table.float("stability", 0.0..=1.0).unwrap_or(0.5),
         similarity_boost: table.float("similarity_boost", 0.0..=1.0).unwrap_or(0.75),
-        sample_rate: read_sample_rate(table),
+        sample_rate: read_sample_rate(table).or(first.map(|it| it.sample_rate)).unwrap_or(24_000),
         auto_mode: table.boolean("auto_mode").unwrap_or(true),
         streaming: table
             .choice("streaming", &[("multi", Streaming::Multi), ("single", Streaming::Single)])
@@ -180,45 +293,52 @@ fn read_voice(table: &Reader<'_>, defaults: &Settings) -> VoiceSettings {
             100..=60_000,
             defaults.tts_first_audio,
         ),
-    };
-    finish(table);
-    settings
+        instructions: table.text("instructions"),
+        fallback: Vec::new(),
+    }
 }
 
-fn read_sample_rate(table: &Reader<'_>) -> u32 {
+fn read_sample_rate(table: &Reader<'_>) -> Option<u32> {
     let rates: [(&'static str, u32); 4] =
         [("pcm_8000", 8_000), ("pcm_16000", 16_000), ("pcm_24000", 24_000), ("pcm_48000", 48_000)];
-    table.choice("output_format", &rates).unwrap_or(24_000)
+    table.choice("output_format", &rates)
 }
 
 fn read_stt(table: &Reader<'_>) -> SttSettings {
-    let provider = provider(table, &STT, "deepgram", true);
-    let model = table.string("model").map_or_else(
-        || "nova-3".to_owned(),
-        |found| {
-            if found.value.trim().is_empty() {
-                table.push(table.fault("model", found.span, "is empty"));
-            } else if found.value.starts_with("flux") {
-                let problem = format!("the model {:?} is not built yet", found.value);
-                let fault = table.fault("model", found.span, problem);
-                table.push(fault.help("built: nova-3 and the others of Deepgram's v1"));
-            }
-            found.value
-        },
-    );
-    let settings = SttSettings {
-        provider,
-        model,
-        language: table.text("language"),
-        endpointing_ms: table.integer("endpointing_ms", 0..=5_000).unwrap_or(150) as u32,
-        utterance_end_ms: table.integer("utterance_end_ms", 0..=5_000).unwrap_or(1_000) as u32,
-        smart_format: table.boolean("smart_format").unwrap_or(false),
-        punctuate: table.boolean("punctuate").unwrap_or(true),
-        keyterms: table.strings("keyterms", 100).unwrap_or_default(),
-        opt_out_of_training: table.boolean("opt_out_of_training").unwrap_or(true),
-    };
+    let mut settings = read_recogniser(table, None);
+    for fallback in table.tables("fallback", MAX_FALLBACKS) {
+        let behind = read_recogniser(&fallback, Some(&settings));
+        finish(&fallback);
+        settings.fallback.push(behind);
+    }
     finish(table);
     settings
+}
+
+/// A fallback has of the recogniser before it what it does not say itself.
+fn read_recogniser(table: &Reader<'_>, first: Option<&SttSettings>) -> SttSettings {
+    let provider = provider(table, &STT, "deepgram", true, first.is_some());
+    let model = table.text("model").unwrap_or_else(|| STT.find(&provider).model.into());
+    SttSettings {
+        provider,
+        model,
+        language: table.text("language").or_else(|| first.and_then(|it| it.language.clone())),
+        endpointing_ms: table.integer("endpointing_ms", 0..=5_000).unwrap_or(150) as u32,
+        utterance_end_ms: table.integer("utterance_end_ms", 0..=5_000).unwrap_or(1_000) as u32,
+        smart_format: table
+            .boolean("smart_format")
+            .unwrap_or_else(|| first.is_some_and(|it| it.smart_format)),
+        punctuate: table
+            .boolean("punctuate")
+            .unwrap_or_else(|| first.is_none_or(|it| it.punctuate)),
+        keyterms: table
+            .strings("keyterms", 100)
+            .unwrap_or_else(|| first.map_or_else(Vec::new, |it| it.keyterms.clone())),
+        opt_out_of_training: table
+            .boolean("opt_out_of_training")
+            .unwrap_or_else(|| first.is_none_or(|it| it.opt_out_of_training)),
+        fallback: Vec::new(),
+    }
 }
 
 fn read_vad(table: &Reader<'_>) -> VadSettings {
@@ -241,6 +361,95 @@ fn read_vad(table: &Reader<'_>) -> VadSettings {
         min_speech_ms: table.integer("min_speech_ms", 0..=5_000).unwrap_or(100) as u32,
         min_silence_ms: table.integer("min_silence_ms", 0..=5_000).unwrap_or(180) as u32,
     };
+    finish(table);
+    settings
+}
+
+fn read_tools(root: &Reader<'_>) -> Vec<ToolSettings> {
+    let mut tools: Vec<ToolSettings> = Vec::new();
+    for table in root.tables("tools", MAX_TOOLS) {
+        let name = table.string("name");
+        let is_name = |name: &str| {
+            (1..=64).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+                && tools.iter().all(|other| other.name != name)
+        };
+        if !name.as_ref().is_some_and(|found| is_name(&found.value)) {
+            let span = name.as_ref().map_or(0..0, |found| found.span.clone());
+            let problem = "a tool has a name of its own: letters, digits, - and _";
+            table.push(table.fault("name", span, problem));
+        }
+        let url = table.string("url");
+        if url.as_ref().is_none_or(|found| !found.value.starts_with("http")) {
+            let span = url.as_ref().map_or(0..0, |found| found.span.clone());
+            table.push(table.fault("url", span, "a tool has an http(s) address"));
+        }
+        let methods: [(&str, &str); 5] = [
+            ("GET", "GET"),
+            ("POST", "POST"),
+            ("PUT", "PUT"),
+            ("PATCH", "PATCH"),
+            ("DELETE", "DELETE"),
+        ];
+        let method = table.choice("method", &methods).unwrap_or("GET");
+        let headers = table.pairs("headers", 32);
+        tools.push(ToolSettings {
+            name: name.map(|found| found.value).unwrap_or_default(),
+            description: table.text("description").unwrap_or_default(),
+            method: method.to_owned(),
+            url: url.map(|found| found.value).unwrap_or_default(),
+            headers: headers.into_iter().map(|(name, value)| (name, value.value)).collect(),
+            parameters: table
+                .json("parameters")
+                .unwrap_or_else(|| serde_json::json!({"type": "object", "properties": {}})),
+            sends_body: table
+                .boolean("sends_body")
+                .unwrap_or(matches!(method, "POST" | "PUT" | "PATCH")),
+            timeout: ms(&table, "timeout_ms", 100..=30_000, Duration::from_secs(4)),
+            max_bytes: table.integer("max_bytes", 1..=1_000_000).unwrap_or(16_384) as usize,
+            allow_private: table.boolean("allow_private").unwrap_or(false),
+            outlives_interruption: table.boolean("outlives_interruption").unwrap_or(false),
+        });
+        finish(&table);
+    }
+    tools
+}
+
+fn read_builtins(root: &Reader<'_>) -> Vec<String> {
+    let names = root.strings("builtin_tools", 16).unwrap_or_default();
+    for name in &names {
+        if !builtin::NAMES.contains(&name.as_str()) {
+            let problem = format!("there is no built-in tool {name:?}");
+            let fault = root.fault("builtin_tools", 0..0, problem);
+            root.push(fault.help(format!("built: {}", builtin::NAMES.join(", "))));
+        }
+    }
+    names
+}
+
+fn read_turn(table: &Reader<'_>, defaults: &Settings, has_tools: bool) -> TurnSettings {
+    let detections = [
+        ("silence", Detection::Silence),
+        ("stt", Detection::Stt),
+        ("heuristic", Detection::Heuristic),
+        ("semantic", Detection::Semantic),
+    ];
+    let interruptions = [("speech", Interruption::Speech), ("adaptive", Interruption::Adaptive)];
+    let settings = TurnSettings {
+        detection: table.choice("detection", &detections).unwrap_or_default(),
+        confident: ms(table, "confident_ms", 0..=10_000, defaults.confident_endpointing),
+        dynamic: table.boolean("dynamic").unwrap_or(defaults.dynamic_endpointing),
+        interruption: table.choice("interruption", &interruptions).unwrap_or_default(),
+        echo_warm_up: ms(table, "echo_warm_up_ms", 0..=60_000, defaults.echo_warm_up),
+        preemptive_generation: table
+            .boolean("preemptive_generation")
+            .unwrap_or(defaults.preemptive_generation),
+    };
+    if settings.preemptive_generation && has_tools {
+        let problem = "an answer that is begun before the turn has ended would call tools for it";
+        let fault = table.fault("preemptive_generation", 0..0, problem);
+        table.push(fault.help("an agent with tools leaves this off"));
+    }
     finish(table);
     settings
 }
@@ -297,20 +506,29 @@ fn ms(
 }
 
 /// The provider's name; one that is not built, or unknown, is a fault where the agent uses it.
-fn provider(table: &Reader<'_>, list: &Catalogue, default: &str, used: bool) -> String {
+fn provider(
+    table: &Reader<'_>,
+    list: &Catalogue,
+    default: &str,
+    used: bool,
+    is_required: bool,
+) -> String {
     let found = table.string("provider");
     let name = found.as_ref().map_or(default, |found| found.value.as_str()).to_owned();
-    if list.built.contains(&name.as_str()) || (found.is_none() && !used) {
+    if found.is_none() && is_required {
+        table.push(table.fault("provider", 0..0, "a fallback names its provider"));
         return name;
     }
-    let built = list.built.join(", ");
+    if list.names().any(|built| built == name) || (found.is_none() && !used) {
+        return name;
+    }
+    let built = list.names().collect::<Vec<_>>().join(", ");
     let span = found.as_ref().map_or(0..0, |found| found.span.clone());
     let fault = if list.coming.contains(&name.as_str()) {
-        let default = if found.is_none() { " (the default)" } else { "" };
-        let problem = format!("the provider {name:?}{default} is not built yet");
+        let problem = format!("the provider {name:?} is not built yet");
         table.fault("provider", span, problem).help(format!("built: {built}"))
     } else {
-        let known = list.built.iter().chain(list.coming).copied();
+        let known = list.names().chain(list.coming.iter().copied());
         let help = match did_you_mean(&name, known) {
             Some(near) => format!("did you mean {near:?}? built: {built}"),
             None => format!("built: {built}"),
@@ -336,7 +554,11 @@ mod tests {
     #[test]
     fn what_is_not_written_has_its_default() {
         let agent = parse(BASE).unwrap();
-        let expected = Settings { system_prompt: "S".into(), ..Settings::default() };
+        let expected = Settings {
+            system_prompt: "S".into(),
+            llm_first_token: FIRST_TOKEN,
+            ..Settings::default()
+        };
         assert_eq!(agent.settings("S".into()), expected);
         assert_eq!(agent.prompt.label(), "prompts/a.md");
         assert_eq!((agent.llm.temperature, agent.llm.max_tokens), (Some(0.7), 1024));
@@ -344,6 +566,14 @@ mod tests {
         assert_eq!((agent.stt.provider.as_str(), agent.stt.model.as_str()), ("deepgram", "nova-3"));
         assert_eq!(agent.vad.kind, VadKind::Earshot);
         assert!(agent.close_on_participant_left);
+    }
+
+    #[test]
+    fn tools_are_never_called_for_a_turn_that_has_not_ended() {
+        let early = "[turn]\npreemptive_generation = true\n";
+        assert!(parse(&format!("{BASE}{early}")).is_ok());
+        let faults = parse(&format!("builtin_tools = [\"end_call\"]\n{BASE}{early}")).unwrap_err();
+        assert_eq!(faults.keys(), ["turn.preemptive_generation"]);
     }
 
     #[test]
@@ -419,6 +649,34 @@ mod tests {
     }
 
     #[test]
+    fn a_small_model_may_stand_beside() {
+        let text =
+            format!("{BASE}routing = \"always_large\"\n[llm.small]\nprovider = \"google\"\n");
+        let agent = parse(&text).unwrap();
+        assert_eq!(agent.llm.small.as_ref().unwrap().model, "gemini-2.5-flash");
+        assert_eq!(agent.llm.routing, Routing::AlwaysLarge);
+    }
+
+    #[test]
+    fn tools_are_read_with_their_schema() {
+        let text = "builtin_tools = [\"end_call\"]\n[[tools]]\nname = \"weather\"\n\
+                    url = \"https://api.example/{city}\"\nmethod = \"POST\"\n\
+                    headers = { authorization = \"Bearer ${TOOL_KEY}\" }\n\
+                    [tools.parameters]\ntype = \"object\"\nrequired = [\"city\"]\n\
+                    properties.city.type = \"string\"\n";
+        let agent = parse(text).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+        let tool = &agent.tools[0];
+        assert_eq!(tool.parameters["properties"]["city"]["type"], "string");
+        assert!(tool.sends_body && !tool.allow_private);
+        assert_eq!(agent.builtin_tools, ["end_call"]);
+        let text = "builtin_tools = [\"fly\"]\n[[tools]]\nname = \"a b\"\nuri = 1\n";
+        let errors = parse(text).unwrap_err();
+        let mut keys = errors.keys();
+        keys.sort_unstable();
+        assert_eq!(keys, ["builtin_tools", "tools.name", "tools.uri", "tools.url"]);
+    }
+
+    #[test]
     fn an_unknown_key_in_a_table_is_a_fault_with_a_hint() {
         let errors = parse(&format!("{BASE}max_token = 5\n")).unwrap_err();
         assert_eq!(errors.keys(), ["llm.max_token"]);
@@ -444,18 +702,37 @@ mod tests {
     }
 
     #[test]
-    fn providers_to_come_are_named_as_not_built_yet() {
-        let text = "[stt]\nprovider = \"assemblyai\"\n[voice]\nprovider = \"openai\"\n";
-        let errors = parse(text).unwrap_err();
-        assert_eq!(errors.keys(), ["llm.provider", "voice.provider", "stt.provider"]);
-        let shown = errors.render(false);
-        assert_eq!(shown.matches("is not built yet").count(), 3, "{shown}");
-        assert!(shown.contains("\"anthropic\" (the default)"), "{shown}");
-        assert!(shown.contains("built: elevenlabs"), "{shown}");
-        let errors = parse(&format!("{BASE}[stt]\nmodel = \"flux-general-en\"\n")).unwrap_err();
-        assert_eq!(errors.keys(), ["stt.model"]);
+    fn each_provider_has_its_own_defaults() {
+        let agent = parse("").unwrap();
+        assert_eq!(agent.llm.provider, "anthropic");
+        assert_eq!(agent.llm.model, "claude-sonnet-4-20250514");
+        let agent =
+            parse("[llm]\nprovider = \"google\"\n[voice]\nprovider = \"openai\"\n").unwrap();
+        assert_eq!(agent.llm.model, "gemini-2.5-flash");
+        assert_eq!(
+            (agent.voice.voice_id.as_str(), agent.voice.model.as_str()),
+            ("alloy", "gpt-4o-mini-tts")
+        );
         let errors = parse(&format!("{BASE}[stt]\nprovider = \"depgram\"\n")).unwrap_err();
         assert!(errors.render(false).contains("did you mean \"deepgram\"?"));
+    }
+
+    #[test]
+    fn fallbacks_are_read_in_order_and_inherit() {
+        let text = "[llm]\ntemperature = 0.2\nmax_tokens = 300\n\
+                    [[llm.fallback]]\nprovider = \"openai\"\n\
+                    [[llm.fallback]]\nprovider = \"google\"\nmax_tokens = 50\n\
+                    [voice]\noutput_format = \"pcm_48000\"\n\
+                    [[voice.fallback]]\nprovider = \"openai\"\nvoice_id = \"nova\"\n";
+        let agent = parse(text).unwrap();
+        let chain: Vec<_> =
+            agent.llm.chain().map(|it| (it.provider.as_str(), it.max_tokens)).collect();
+        assert_eq!(chain, [("anthropic", 300), ("openai", 300), ("google", 50)]);
+        assert!(agent.llm.chain().all(|it| it.temperature == Some(0.2)));
+        let voice = &agent.voice.fallback[0];
+        assert_eq!((voice.voice_id.as_str(), voice.sample_rate), ("nova", 48_000));
+        let errors = parse("[[llm.fallback]]\nmodel = \"m\"\nprovidr = \"x\"\n").unwrap_err();
+        assert_eq!(errors.keys(), ["llm.fallback.provider", "llm.fallback.providr"]);
     }
 
     #[test]

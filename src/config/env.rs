@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::config::{
     agent::Agent,
+    control::ControlSettings,
     error::{ConfigErrors, Fault, Origin, did_you_mean},
     names::{self, Setting},
     resolver::Resolver,
@@ -21,6 +22,9 @@ use crate::config::{
 
 pub const DEEPGRAM_BASE_URL: &str = "https://api.deepgram.com/v1";
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+pub const ANTHROPIC_BASE_URL: &str = "https://api.anthropic.com/v1";
+pub const GOOGLE_BASE_URL: &str = "https://generativelanguage.googleapis.com/v1beta";
+pub const ASSEMBLYAI_BASE_URL: &str = "https://streaming.assemblyai.com/v3";
 pub const ELEVENLABS_BASE_URL: &str = "https://api.elevenlabs.io/v1";
 
 /// Everything a configuration is made from. Nothing else is read: the same sources give the same
@@ -87,14 +91,18 @@ pub struct Endpoint {
     pub api_key: SecretString,
 }
 
-/// The providers that an agent uses.
-#[derive(Debug, Clone)]
+/// The providers that an agent uses: of each kind the preferred one first, then its fallbacks.
+#[derive(Debug, Clone, Default)]
 pub struct Providers {
-    pub stt: Endpoint,
-    /// None for an agent that only transcribes.
-    pub llm: Option<Endpoint>,
-    /// None for an agent that only transcribes.
-    pub tts: Option<Endpoint>,
+    pub stt: Vec<Endpoint>,
+    /// Empty for an agent that only transcribes.
+    pub llm: Vec<Endpoint>,
+    /// The one for simple turns.
+    pub llm_small: Option<Endpoint>,
+    /// Empty for an agent that only transcribes.
+    pub tts: Vec<Endpoint>,
+    /// What `${TOOL_…}` in the headers of tools stands for.
+    pub tool_secrets: BTreeMap<String, SecretString>,
 }
 
 /// What the environment changes about whichever agent runs.
@@ -105,6 +113,16 @@ pub struct AgentOverrides {
     pub min_interruption: Option<Duration>,
     pub elevenlabs_voice_id: Option<String>,
     pub elevenlabs_model: Option<String>,
+}
+
+/// Whether sessions are recorded for [`flight`](crate::flight) replays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlightMode {
+    #[default]
+    Off,
+    /// Without the words.
+    Redacted,
+    Full,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -123,6 +141,9 @@ pub struct Config {
     pub livekit: LiveKit,
     pub deepgram: Provider,
     pub openai: Provider,
+    pub anthropic: Provider,
+    pub google: Provider,
+    pub assemblyai: Provider,
     pub elevenlabs: Provider,
     /// The agent file: `assistant` is agents/assistant.toml.
     pub agent: String,
@@ -130,6 +151,8 @@ pub struct Config {
     pub agent_name: String,
     pub agents_dir: Option<PathBuf>,
     pub overrides: AgentOverrides,
+    /// Every variable that begins with `TOOL_`: for the headers of tools.
+    pub tool_secrets: BTreeMap<String, SecretString>,
     pub bind: IpAddr,
     /// The worker's health and metrics; 0: any free port.
     pub http_port: u16,
@@ -139,6 +162,7 @@ pub struct Config {
     pub control_url: Option<Url>,
     /// The service token that worker and control endpoint share.
     pub control_token: Option<SecretString>,
+    pub control: ControlSettings,
     /// A secret, because a server's URL may carry a password.
     pub database_url: SecretString,
     /// Outbox and database live here.
@@ -147,6 +171,7 @@ pub struct Config {
     pub load: Option<f32>,
     /// Jobs at the same time, if the load allows that many.
     pub max_jobs: usize,
+    pub flight: FlightMode,
     /// How long a drain lets calls go on.
     pub drain_timeout: Duration,
     /// A tracing filter, such as `info` or `antiphon=debug`; None: what an operator wants to see.
@@ -191,6 +216,9 @@ impl Config {
             },
             deepgram: r.provider(&names::DEEPGRAM_API_KEY, &names::DEEPGRAM_BASE_URL),
             openai: r.provider(&names::OPENAI_API_KEY, &names::OPENAI_BASE_URL),
+            anthropic: r.provider(&names::ANTHROPIC_API_KEY, &names::ANTHROPIC_BASE_URL),
+            google: r.provider(&names::GOOGLE_API_KEY, &names::GOOGLE_BASE_URL),
+            assemblyai: r.provider(&names::ASSEMBLYAI_API_KEY, &names::ASSEMBLYAI_BASE_URL),
             elevenlabs: r.provider(&names::ELEVENLABS_API_KEY, &names::ELEVENLABS_BASE_URL),
             agent: r
                 .parse(&names::AGENT, "an agent's name: letters, digits, - and _", |text| {
@@ -206,6 +234,12 @@ impl Config {
                 elevenlabs_voice_id: r.text(&names::ELEVENLABS_VOICE_ID),
                 elevenlabs_model: r.text(&names::ELEVENLABS_MODEL_ID),
             },
+            tool_secrets: sources
+                .vars
+                .iter()
+                .filter(|(name, value)| name.starts_with("TOOL_") && !value.is_empty())
+                .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
+                .collect(),
             bind: r
                 .parse(&names::BIND, "an IP address", |text| text.parse().ok())
                 .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -213,6 +247,7 @@ impl Config {
             control_port: r.port(&names::CONTROL_PORT).unwrap_or(8080),
             control_url: r.url(&names::CONTROL_URL, &["http", "https"]),
             control_token: r.secret(&names::CONTROL_TOKEN),
+            control: ControlSettings::resolve(r, &state_dir),
             database_url: r.database_url(&state_dir),
             load: r.parse(&names::LOAD, "a number from 0 to 1", |text| {
                 text.parse().ok().filter(|load| (0.0..=1.0).contains(load))
@@ -233,6 +268,14 @@ impl Config {
                     "auto" => Some(LogFormat::Auto),
                     "human" => Some(LogFormat::Human),
                     "json" => Some(LogFormat::Json),
+                    _ => None,
+                })
+                .unwrap_or_default(),
+            flight: r
+                .parse(&names::FLIGHT, "off, redacted or full", |text| match text {
+                    "off" => Some(FlightMode::Off),
+                    "redacted" => Some(FlightMode::Redacted),
+                    "full" => Some(FlightMode::Full),
                     _ => None,
                 })
                 .unwrap_or_default(),
@@ -275,25 +318,72 @@ impl Config {
     /// Each key that is not set.
     pub fn require_providers(&self, agent: &Agent) -> Result<Providers, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let mut endpoint = |provider: &Provider, key: &Setting, default: &str, keyless: bool| {
-            if provider.api_key.is_none() && !(keyless && provider.base_url.is_some()) {
+        let mut missing = Vec::new();
+        let mut endpoint = |name: &str, own: Option<&Url>, keyless: bool| {
+            let (provider, key, default) = self.known(name);
+            let base_url = provider.base_url.as_ref().or(own);
+            let is_missing = provider.api_key.is_none() && !(keyless && base_url.is_some());
+            if is_missing && !missing.contains(&key.env) {
+                missing.push(key.env);
                 errors.push(required(key, &format!("by the agent `{}`", agent.name)));
             }
-            let base_url = provider.base_url.clone().or_else(|| Url::parse(default).ok())?;
-            Some(Endpoint { base_url, api_key: provider.api_key.clone().unwrap_or_default() })
+            Some(Endpoint {
+                base_url: base_url.cloned().or_else(|| Url::parse(default).ok())?,
+                api_key: provider.api_key.clone().unwrap_or_default(),
+            })
         };
-        let stt = endpoint(&self.deepgram, &names::DEEPGRAM_API_KEY, DEEPGRAM_BASE_URL, false);
-        let (mut llm, mut tts) = (None, None);
+        let stt = agent.stt.chain().filter_map(|it| endpoint(&it.provider, None, false)).collect();
+        let (mut llm, mut llm_small, mut tts) = (Vec::new(), None, Vec::new());
         if !agent.transcribe_only() {
-            let base_url = self.openai.base_url.clone().or_else(|| agent.llm.base_url.clone());
-            let openai = Provider { base_url, ..self.openai.clone() };
-            llm = endpoint(&openai, &names::OPENAI_API_KEY, OPENAI_BASE_URL, true);
-            let elevenlabs = &self.elevenlabs;
-            tts = endpoint(elevenlabs, &names::ELEVENLABS_API_KEY, ELEVENLABS_BASE_URL, false);
+            llm = agent
+                .llm
+                .chain()
+                .filter_map(|it| endpoint(&it.provider, it.base_url.as_ref(), true))
+                .collect();
+            llm_small = agent
+                .llm
+                .small
+                .as_ref()
+                .and_then(|it| endpoint(&it.provider, it.base_url.as_ref(), true));
+            tts =
+                agent.voice.chain().filter_map(|it| endpoint(&it.provider, None, false)).collect();
         }
-        match stt {
-            Some(stt) if errors.is_empty() => Ok(Providers { stt, llm, tts }),
-            _ => Err(errors),
+        for tool in &agent.tools {
+            for name in tool.headers.iter().flat_map(|(_, value)| references(value)) {
+                if !self.tool_secrets.contains_key(name) {
+                    let problem = format!("is required by the tool `{}`", tool.name);
+                    let fault = Fault::new(name, Origin::Unset, problem);
+                    errors.push(fault.help("a variable of the environment; it begins with TOOL_"));
+                }
+            }
+        }
+        let tool_secrets = self.tool_secrets.clone();
+        errors.or(Providers { stt, llm, llm_small, tts, tool_secrets })
+    }
+
+    /// Where a provider is reached and with which key; None without one. `own` is an address that
+    /// the agent file names, where a key may be left out.
+    pub fn endpoint(&self, provider: &str, own: Option<&Url>) -> Option<Endpoint> {
+        let (set, _, default) = self.known(provider);
+        let base_url = set.base_url.as_ref().or(own);
+        if set.api_key.is_none() && !(own.is_some() || provider == "openai" && base_url.is_some()) {
+            return None;
+        }
+        Some(Endpoint {
+            base_url: base_url.cloned().or_else(|| Url::parse(default).ok())?,
+            api_key: set.api_key.clone().unwrap_or_default(),
+        })
+    }
+
+    /// What is set for a provider, the name of its key, and where it is found by default.
+    fn known(&self, provider: &str) -> (&Provider, &'static Setting, &'static str) {
+        match provider {
+            "deepgram" => (&self.deepgram, &names::DEEPGRAM_API_KEY, DEEPGRAM_BASE_URL),
+            "anthropic" => (&self.anthropic, &names::ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL),
+            "google" => (&self.google, &names::GOOGLE_API_KEY, GOOGLE_BASE_URL),
+            "assemblyai" => (&self.assemblyai, &names::ASSEMBLYAI_API_KEY, ASSEMBLYAI_BASE_URL),
+            "elevenlabs" => (&self.elevenlabs, &names::ELEVENLABS_API_KEY, ELEVENLABS_BASE_URL),
+            _ => (&self.openai, &names::OPENAI_API_KEY, OPENAI_BASE_URL),
         }
     }
 
@@ -306,6 +396,11 @@ impl Config {
         }
         errors.or(self.control_token.clone().unwrap_or_default())
     }
+}
+
+/// The names in `${…}`.
+pub fn references(text: &str) -> impl Iterator<Item = &str> {
+    text.split("${").skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name)
 }
 
 fn required(setting: &Setting, purpose: &str) -> Fault {
@@ -455,10 +550,12 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_is_not_built_is_named_without_its_password() {
+    fn a_database_of_another_kind_is_refused_without_its_password() {
         let vars = [("ANTIPHON_DATABASE_URL", "postgres://u:sesame@h/db")];
+        assert!(Config::from_vars(vars).is_ok());
+        let vars = [("ANTIPHON_DATABASE_URL", "mysql://u:sesame@h/db")];
         let errors = Config::from_vars(vars).unwrap_err();
-        assert!(errors.to_string().contains("Postgres is not built yet"), "{errors}");
+        assert!(errors.to_string().contains("postgres://antiphon@host"), "{errors}");
         assert!(!errors.render(false).contains("sesame"));
     }
 
@@ -496,7 +593,14 @@ mod tests {
 
     #[test]
     fn the_providers_own_addresses_are_urls() {
-        for base in [DEEPGRAM_BASE_URL, OPENAI_BASE_URL, ELEVENLABS_BASE_URL] {
+        for base in [
+            DEEPGRAM_BASE_URL,
+            OPENAI_BASE_URL,
+            ANTHROPIC_BASE_URL,
+            GOOGLE_BASE_URL,
+            ASSEMBLYAI_BASE_URL,
+            ELEVENLABS_BASE_URL,
+        ] {
             assert_eq!(check_url(base, &["https"]).unwrap().as_str(), base);
         }
     }
@@ -508,7 +612,11 @@ mod tests {
             .lines()
             .map(|line| line.trim_start_matches("# ").trim_start_matches('#'))
             .filter_map(|line| line.split_once('=').map(|(name, _)| name))
-            .filter(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+            .filter(|name| {
+                let fits =
+                    |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+                name.bytes().all(fits)
+            })
             .collect();
         let mut known: Vec<&str> = names::ALL.iter().map(|setting| setting.env).collect();
         listed.sort_unstable();

@@ -62,8 +62,9 @@ fn walk(
                 number.as_str().to_owned()
             }
             (Some(_), DeValue::Float(number)) => number.as_str().to_owned(),
+            (Some(_), DeValue::Boolean(yes)) => yes.to_string(),
             (Some(setting), _) => {
-                let problem = format!("`{key}` must be a string or a number");
+                let problem = format!("`{key}` must be a string, a number, true or false");
                 faults.push(Fault::at(source, value.span(), setting.env, problem));
                 continue;
             }

@@ -36,6 +36,12 @@ pub const DEEPGRAM_API_KEY: Setting = both("DEEPGRAM_API_KEY", "deepgram.api_key
 pub const DEEPGRAM_BASE_URL: Setting = both("DEEPGRAM_BASE_URL", "deepgram.base_url");
 pub const OPENAI_API_KEY: Setting = both("OPENAI_API_KEY", "openai.api_key");
 pub const OPENAI_BASE_URL: Setting = both("OPENAI_BASE_URL", "openai.base_url");
+pub const ANTHROPIC_API_KEY: Setting = both("ANTHROPIC_API_KEY", "anthropic.api_key");
+pub const ANTHROPIC_BASE_URL: Setting = both("ANTHROPIC_BASE_URL", "anthropic.base_url");
+pub const GOOGLE_API_KEY: Setting = both("GOOGLE_API_KEY", "google.api_key");
+pub const GOOGLE_BASE_URL: Setting = both("GOOGLE_BASE_URL", "google.base_url");
+pub const ASSEMBLYAI_API_KEY: Setting = both("ASSEMBLYAI_API_KEY", "assemblyai.api_key");
+pub const ASSEMBLYAI_BASE_URL: Setting = both("ASSEMBLYAI_BASE_URL", "assemblyai.base_url");
 pub const ELEVENLABS_API_KEY: Setting = both("ELEVENLABS_API_KEY", "elevenlabs.api_key");
 pub const ELEVENLABS_BASE_URL: Setting = both("ELEVENLABS_BASE_URL", "elevenlabs.base_url");
 
@@ -53,14 +59,34 @@ pub const CONTROL_TOKEN: Setting = both("ANTIPHON_CONTROL_TOKEN", "control.token
 pub const DATABASE_URL: Setting = both("ANTIPHON_DATABASE_URL", "database_url");
 pub const STATE_DIR: Setting = all("ANTIPHON_STATE_DIR", "state_dir", "--state-dir");
 
+pub const JWT_SECRET: Setting = both("ANTIPHON_JWT_SECRET", "control.jwt_secret");
+pub const JWKS_URL: Setting = both("ANTIPHON_JWKS_URL", "control.jwks_url");
+pub const JWT_ISSUER: Setting = both("ANTIPHON_JWT_ISSUER", "control.jwt_issuer");
+pub const JWT_AUDIENCE: Setting = both("ANTIPHON_JWT_AUDIENCE", "control.jwt_audience");
+pub const CORS_ORIGINS: Setting = both("ANTIPHON_CORS_ORIGINS", "control.cors_origins");
+pub const RATE_LIMIT: Setting = both("ANTIPHON_RATE_LIMIT", "control.rate_limit");
+pub const PUBLIC_URL: Setting = both("ANTIPHON_PUBLIC_URL", "control.public_url");
+pub const VOICE_PREFIX: Setting = both("ANTIPHON_VOICE_PREFIX", "control.voice_prefix");
+pub const VOICE_AGENTS: Setting = both("ANTIPHON_VOICE_AGENTS", "control.voice_agents");
+pub const RETENTION_DAYS: Setting = both("ANTIPHON_RETENTION_DAYS", "control.retention_days");
+pub const RECORDINGS_DIR: Setting = both("ANTIPHON_RECORDINGS_DIR", "recordings.dir");
+pub const RECORDING_KEY: Setting = both("ANTIPHON_RECORDING_KEY", "recordings.key");
+pub const RECORD: Setting = both("ANTIPHON_RECORD", "recordings.record");
+pub const S3_BUCKET: Setting = both("S3_BUCKET", "s3.bucket");
+pub const S3_ACCESS_KEY: Setting = both("S3_ACCESS_KEY", "s3.access_key");
+pub const S3_SECRET_KEY: Setting = both("S3_SECRET_KEY", "s3.secret_key");
+pub const S3_REGION: Setting = both("S3_REGION", "s3.region");
+pub const S3_ENDPOINT: Setting = both("S3_ENDPOINT", "s3.endpoint");
+
 pub const LOAD: Setting = both("ANTIPHON_LOAD", "load");
 pub const MAX_JOBS: Setting = both("ANTIPHON_MAX_JOBS", "max_jobs");
 pub const DRAIN_TIMEOUT_S: Setting = both("ANTIPHON_DRAIN_TIMEOUT_S", "drain_timeout_s");
+pub const FLIGHT: Setting = both("ANTIPHON_FLIGHT", "flight");
 pub const LOG: Setting = all("ANTIPHON_LOG", "log", "--log");
 pub const LOG_FORMAT: Setting = all("ANTIPHON_LOG_FORMAT", "log_format", "--log-format");
 
 /// Every setting of the process.
-pub const ALL: [&Setting; 30] = [
+pub const ALL: [&Setting; 55] = [
     &CONFIG,
     &AGENTS_DIR,
     &AGENT,
@@ -72,6 +98,12 @@ pub const ALL: [&Setting; 30] = [
     &DEEPGRAM_BASE_URL,
     &OPENAI_API_KEY,
     &OPENAI_BASE_URL,
+    &ANTHROPIC_API_KEY,
+    &ANTHROPIC_BASE_URL,
+    &GOOGLE_API_KEY,
+    &GOOGLE_BASE_URL,
+    &ASSEMBLYAI_API_KEY,
+    &ASSEMBLYAI_BASE_URL,
     &ELEVENLABS_API_KEY,
     &ELEVENLABS_BASE_URL,
     &ELEVENLABS_VOICE_ID,
@@ -86,9 +118,28 @@ pub const ALL: [&Setting; 30] = [
     &CONTROL_TOKEN,
     &DATABASE_URL,
     &STATE_DIR,
+    &JWT_SECRET,
+    &JWKS_URL,
+    &JWT_ISSUER,
+    &JWT_AUDIENCE,
+    &CORS_ORIGINS,
+    &RATE_LIMIT,
+    &PUBLIC_URL,
+    &VOICE_PREFIX,
+    &VOICE_AGENTS,
+    &RETENTION_DAYS,
+    &RECORDINGS_DIR,
+    &RECORDING_KEY,
+    &RECORD,
+    &S3_BUCKET,
+    &S3_ACCESS_KEY,
+    &S3_SECRET_KEY,
+    &S3_REGION,
+    &S3_ENDPOINT,
     &LOAD,
     &MAX_JOBS,
     &DRAIN_TIMEOUT_S,
+    &FLIGHT,
     &LOG,
     &LOG_FORMAT,
 ];

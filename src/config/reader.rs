@@ -99,6 +99,28 @@ impl<'a> Reader<'a> {
         Reader::new(self.document, self.full(key), table)
     }
 
+    /// A list of at most `most` tables (`[[llm.fallback]]`); may be missing.
+    pub fn tables(&self, key: &'static str, most: usize) -> Vec<Reader<'a>> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Array(array) = value.get_ref() else {
+            let _: Option<()> = self.wrong_type(key, value, "a list of tables");
+            return Vec::new();
+        };
+        if array.len() > most {
+            self.push(self.fault(key, value.span(), format!("holds more than {most} tables")));
+        }
+        let mut tables = Vec::new();
+        for element in array.iter().take(most) {
+            match element.get_ref() {
+                DeValue::Table(table) => {
+                    tables.push(Reader::new(self.document, self.full(key), Some(table)));
+                }
+                _ => _ = self.wrong_type::<()>(key, element, "a table"),
+            }
+        }
+        tables
+    }
+
     pub fn string(&self, key: &'static str) -> Option<Located<String>> {
         let value = self.get(key)?;
         match value.get_ref() {
@@ -178,6 +200,31 @@ impl<'a> Reader<'a> {
         Some(strings)
     }
 
+    /// A table of strings, such as headers; may be missing.
+    pub fn pairs(&self, key: &'static str, most: usize) -> Vec<(String, Located<String>)> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Table(table) = value.get_ref() else {
+            let _: Option<()> = self.wrong_type(key, value, "a table of strings");
+            return Vec::new();
+        };
+        let mut pairs = Vec::new();
+        for (name, value) in table.iter().take(most) {
+            match value.get_ref() {
+                DeValue::String(text) => {
+                    let value = Located { value: text.clone().into_owned(), span: value.span() };
+                    pairs.push((name.get_ref().clone().into_owned(), value));
+                }
+                _ => _ = self.wrong_type::<()>(key, value, "a string"),
+            }
+        }
+        pairs
+    }
+
+    /// Any value, as JSON: for what others define, such as a JSON Schema.
+    pub fn json(&self, key: &'static str) -> Option<serde_json::Value> {
+        Some(as_json(self.get(key)?.get_ref()))
+    }
+
     /// One of some words.
     pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
         let found = self.string(key)?;
@@ -241,6 +288,28 @@ impl<'a> Reader<'a> {
         let problem = format!("must be {want}, is {}", kind(value.get_ref()));
         self.push(self.fault(key, value.span(), problem));
         None
+    }
+}
+
+fn as_json(value: &DeValue<'_>) -> serde_json::Value {
+    match value {
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or_else(|_| number.as_str().into(), Into::into),
+        DeValue::Float(number) => {
+            number.as_str().parse::<f64>().map_or(serde_json::Value::Null, Into::into)
+        }
+        DeValue::Boolean(value) => (*value).into(),
+        DeValue::Datetime(value) => value.to_string().into(),
+        DeValue::Array(values) => values.iter().map(|value| as_json(value.get_ref())).collect(),
+        DeValue::Table(table) => serde_json::Value::Object(
+            table
+                .iter()
+                .map(|(name, value)| {
+                    (name.get_ref().clone().into_owned(), as_json(value.get_ref()))
+                })
+                .collect(),
+        ),
     }
 }
 

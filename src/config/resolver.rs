@@ -75,6 +75,13 @@ impl<'a> Resolver<'a> {
         self.errors.push(fault);
     }
 
+    /// A setting that is there and, beside others, cannot be; its value is not shown.
+    pub fn fault(&mut self, setting: &Setting, problem: &str) {
+        if let Some(found) = self.find(setting) {
+            self.wrong(setting, &found, problem);
+        }
+    }
+
     pub fn text(&self, setting: &Setting) -> Option<String> {
         self.find(setting).map(|found| found.text)
     }
@@ -140,9 +147,11 @@ impl<'a> Resolver<'a> {
         let default = || format!("sqlite:{}", state_dir.join("antiphon.db").display()).into();
         let Some(found) = self.find(&names::DATABASE_URL) else { return default() };
         let problem = match found.text.split_once(':').map(|(scheme, _)| scheme) {
-            None | Some("sqlite") => return found.text.into(),
-            Some("postgres" | "postgresql") => "Postgres is not built yet; built: sqlite",
-            Some(_) => "is not a database URL such as sqlite:/var/lib/antiphon/antiphon.db",
+            None | Some("sqlite" | "postgres" | "postgresql") => return found.text.into(),
+            Some(_) => {
+                "is not a database URL such as sqlite:/var/lib/antiphon/antiphon.db or \
+                 postgres://antiphon@host/antiphon"
+            }
         };
         self.wrong(&names::DATABASE_URL, &found, problem);
         default()

@@ -120,8 +120,8 @@ mod tests {
     fn a_transcriber_needs_the_recognisers_key_alone() {
         let sources = sources(&[("ANTIPHON_AGENT", "transcriber"), ("DEEPGRAM_API_KEY", "k")]);
         let providers = Setup::gather(&sources, Needs::REPLAY).unwrap().providers.unwrap();
-        assert_eq!(providers.stt.base_url.as_str(), "https://api.deepgram.com/v1");
-        assert!(providers.llm.is_none() && providers.tts.is_none());
+        assert_eq!(providers.stt[0].base_url.as_str(), "https://api.deepgram.com/v1");
+        assert!(providers.llm.is_empty() && providers.tts.is_empty());
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
             ("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1"),
         ]);
         let providers = Setup::gather(&sources, Needs::REPLAY).unwrap().providers.unwrap();
-        assert_eq!(providers.llm.unwrap().base_url.as_str(), "http://127.0.0.1:11434/v1");
+        assert_eq!(providers.llm[0].base_url.as_str(), "http://127.0.0.1:11434/v1");
     }
 
     #[test]

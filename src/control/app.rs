@@ -8,15 +8,17 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use secrecy::SecretString;
+use ring::hmac;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    auth::Auth,
     error::{ApiError, Code},
+    limits::Limits,
     live::Hub,
     livekit::LiveKit,
 };
-use crate::store::Store;
+use crate::{config::control::ControlSettings, recording::storage::Storage, store::Store};
 
 /// Renders the process's metrics in Prometheus's text format.
 #[derive(Clone)]
@@ -33,10 +35,15 @@ pub struct App(pub Arc<Shared>);
 
 #[derive(Debug)]
 pub struct Shared {
-    pub store: Arc<dyn Store>,
+    pub store: Arc<Store>,
     pub hub: Hub,
     pub livekit: Option<LiveKit>,
-    pub token: SecretString,
+    pub auth: Auth,
+    pub limits: Limits,
+    /// Signs addresses of recordings.
+    pub url_key: hmac::Key,
+    pub storage: Storage,
+    pub settings: ControlSettings,
     /// The agent that is dispatched unless a session names another; empty: automatic dispatch.
     pub agent_name: String,
     pub metrics: Option<MetricsText>,
@@ -55,6 +62,14 @@ impl Deref for App {
 }
 
 impl Shared {
+    /// A path of ours as others reach it.
+    pub fn public(&self, path: &str) -> String {
+        match &self.settings.public_url {
+            Some(url) => format!("{}{path}", url.as_str().trim_end_matches('/')),
+            None => path.to_owned(),
+        }
+    }
+
     pub fn livekit(&self) -> Result<&LiveKit, ApiError> {
         self.livekit.as_ref().ok_or(ApiError::new(Code::LivekitNotConfigured))
     }

@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::store::StoreError;
@@ -20,14 +21,24 @@ pub enum Code {
     InvalidRequest,
     Unauthorized,
     TokenExpired,
+    WrongPassword,
     MediaPermissionDenied,
+    Forbidden,
+    ConsentRequired,
     LinkUsed,
     NotFound,
     SessionNotFound,
     RoomNotFound,
+    RecordingNotFound,
+    TranscriptNotFound,
+    DocumentNotFound,
+    PersonNotFound,
     LinkExpired,
     MethodNotAllowed,
     SessionEnded,
+    AlreadyRecording,
+    RangeNotSatisfiable,
+    UpgradeRequired,
     RoomFull,
     PayloadTooLarge,
     UnsupportedMediaType,
@@ -62,6 +73,16 @@ impl Code {
                 StatusCode::FORBIDDEN,
                 "Please allow camera/microphone access",
             ),
+            Self::WrongPassword => {
+                ("WRONG_PASSWORD", StatusCode::UNAUTHORIZED, "The password is not the right one")
+            }
+            Self::Forbidden => ("FORBIDDEN", StatusCode::FORBIDDEN, "This is not yours to use"),
+            Self::ConsentRequired => (
+                "CONSENT_REQUIRED",
+                StatusCode::FORBIDDEN,
+                "Nobody has agreed to a recording: start the session with \
+                 consent.recording = true",
+            ),
             Self::LinkUsed => {
                 ("LINK_USED", StatusCode::FORBIDDEN, "This link has been used already")
             }
@@ -72,6 +93,31 @@ impl Code {
             Self::RoomNotFound => {
                 ("ROOM_NOT_FOUND", StatusCode::NOT_FOUND, "Session not available")
             }
+            Self::RecordingNotFound => {
+                ("RECORDING_NOT_FOUND", StatusCode::NOT_FOUND, "There is no such recording")
+            }
+            Self::TranscriptNotFound => {
+                ("TRANSCRIPT_NOT_FOUND", StatusCode::NOT_FOUND, "There is no such transcript")
+            }
+            Self::DocumentNotFound => {
+                ("DOCUMENT_NOT_FOUND", StatusCode::NOT_FOUND, "There is no such document")
+            }
+            Self::PersonNotFound => {
+                ("PERSON_NOT_FOUND", StatusCode::NOT_FOUND, "Nothing is stored about this person")
+            }
+            Self::AlreadyRecording => {
+                ("ALREADY_RECORDING", StatusCode::CONFLICT, "This session is being recorded")
+            }
+            Self::RangeNotSatisfiable => (
+                "RANGE_NOT_SATISFIABLE",
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "The recording has no such part",
+            ),
+            Self::UpgradeRequired => (
+                "UPGRADE_REQUIRED",
+                StatusCode::UPGRADE_REQUIRED,
+                "This is for WebSockets: send Upgrade: websocket",
+            ),
             Self::LinkExpired => ("LINK_EXPIRED", StatusCode::NOT_FOUND, "This link has expired"),
             Self::MethodNotAllowed => (
                 "METHOD_NOT_ALLOWED",
@@ -156,16 +202,29 @@ impl Code {
 pub struct ApiError {
     code: Code,
     message: Cow<'static, str>,
+    details: Option<Box<Value>>,
+    /// In s.
+    retry_after: Option<u32>,
 }
 
 impl ApiError {
     pub const fn new(code: Code) -> Self {
-        Self { code, message: Cow::Borrowed(code.message()) }
+        let message = Cow::Borrowed(code.message());
+        Self { code, message, details: None, retry_after: None }
     }
 
     /// `message` may be read by anybody.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: Code::InvalidRequest, message: message.into() }
+        Self { message: message.into(), ..Self::new(Code::InvalidRequest) }
+    }
+
+    pub fn too_many(retry_after_s: u32) -> Self {
+        Self { retry_after: Some(retry_after_s.max(1)), ..Self::new(Code::TooManyAttempts) }
+    }
+
+    /// `details` may be read by anybody.
+    pub fn with_details(self, details: Value) -> Self {
+        Self { details: Some(Box::new(details)), ..self }
     }
 
     pub const fn code(&self) -> Code {
@@ -193,16 +252,26 @@ pub struct ErrorBody {
     pub code: String,
     /// For people.
     pub message: String,
+    /// What a program may want to know beside, by code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub details: Option<Value>,
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body =
-            ErrorBody { code: self.code.as_str().into(), message: self.message.into_owned() };
+        let body = ErrorBody {
+            code: self.code.as_str().into(),
+            message: self.message.into_owned(),
+            details: self.details.map(|details| *details),
+        };
         let mut response = (self.code.status(), Json(body)).into_response();
         if self.code.status() == StatusCode::UNAUTHORIZED {
             let bearer = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -218,25 +287,43 @@ pub enum Faults {
     /// No valid token: UNAUTHORIZED, TOKEN_EXPIRED.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// SESSION_NOT_FOUND, ROOM_NOT_FOUND.
+    /// Another's, or not for this role: FORBIDDEN. CONSENT_REQUIRED.
+    #[response(status = 403)]
+    Forbidden(ErrorBody),
+    /// There is no such thing in this tenant: SESSION_NOT_FOUND, ROOM_NOT_FOUND and the like.
     #[response(status = 404)]
     NotFound(ErrorBody),
+    /// Too fast: TOO_MANY_ATTEMPTS, with Retry-After.
+    #[response(status = 429)]
+    TooMany(ErrorBody),
     /// INTERNAL.
     #[response(status = 500)]
     Internal(ErrorBody),
+    /// TIMEOUT, LIVEKIT_NOT_CONFIGURED, UNAVAILABLE.
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+}
+
+/// The answers of the routes that take a body.
+#[derive(Debug, IntoResponses)]
+#[allow(dead_code, reason = "read by the derive alone")]
+pub enum BodyFaults {
+    /// PAYLOAD_TOO_LARGE.
+    #[response(status = 413)]
+    TooLarge(ErrorBody),
+    /// UNSUPPORTED_MEDIA_TYPE.
+    #[response(status = 415)]
+    MediaType(ErrorBody),
 }
 
 /// The answers of the routes that ask the LiveKit server.
 #[derive(Debug, IntoResponses)]
 #[allow(dead_code, reason = "read by the derive alone")]
 pub enum LiveKitFaults {
-    /// SESSION_ENDED, ROOM_FULL.
+    /// SESSION_ENDED, ALREADY_RECORDING; ROOM_FULL with `current`, `max` and `suggestions`.
     #[response(status = 409)]
     Conflict(ErrorBody),
     /// LIVEKIT_UNREACHABLE, LIVEKIT_REFUSED.
     #[response(status = 502)]
     Gateway(ErrorBody),
-    /// LIVEKIT_NOT_CONFIGURED.
-    #[response(status = 503)]
-    Unavailable(ErrorBody),
 }

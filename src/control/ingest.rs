@@ -5,17 +5,19 @@ use axum::{Extension, Json, extract::State};
 use super::{
     app::App,
     auth::Principal,
-    error::{ApiError, Faults},
+    error::{ApiError, BodyFaults, Faults},
     extract::Body,
     live::{Signal, interim_json},
 };
 use crate::{
-    store::{IngestBatch, IngestItem, NewTranscript},
-    transcript::wire::{IngestRequest, IngestResponse, Item, MAX_ITEMS, Spoken},
+    store::{
+        IngestBatch, IngestItem, NewTranscript,
+        recordings::{NewRecording, RecordingSource, RecordingStatus},
+    },
+    transcript::wire::{IngestRequest, IngestResponse, Item, MAX_ITEMS, RecordingItem, Spoken},
 };
 
 const MAX_NAME: usize = 256;
-/// In bytes.
 const MAX_CONTENT: usize = 100_000;
 const MAX_EVENT: usize = 16_384;
 /// The end of the year 9999.
@@ -29,8 +31,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// valid.
 #[utoipa::path(
     post, path = "/api/ingest", tag = "ingest", request_body = IngestRequest,
-    responses((status = 200, description = "Stored", body = IngestResponse), Faults),
-    security(("bearer" = [])),
+    responses((status = 200, description = "Stored", body = IngestResponse), Faults, BodyFaults),
 )]
 pub async fn ingest(
     State(app): State<App>,
@@ -62,6 +63,22 @@ pub async fn ingest(
             Item::Event { name, data } => {
                 event("event", serde_json::json!({ "name": name, "data": data }))
             }
+            Item::Recording(made) => IngestItem::Recording(NewRecording {
+                id: made.id,
+                filename: made.filename,
+                object_key: made.object_key,
+                track_type: made.track_type,
+                source: RecordingSource::Worker,
+                status: RecordingStatus::Complete,
+                egress_id: None,
+                encrypted: made.encrypted,
+                duration_ms: made.duration_ms.min(DAY_MS) as i64,
+                file_size: made.file_size.min(i64::MAX as u64) as i64,
+                created_at: made.created_at_unix_ms,
+                ended_at: Some(
+                    made.created_at_unix_ms.saturating_add(made.duration_ms.min(DAY_MS) as i64),
+                ),
+            }),
             Item::Closed { at_unix_ms } => IngestItem::Closed { at: at_unix_ms },
             Item::Unknown => continue,
         };
@@ -76,9 +93,16 @@ pub async fn ingest(
         agent: request.agent,
         started_at: request.started_at_unix_ms,
         received_at: crate::clock::unix_ms(),
+        redact: false,
         items,
     };
-    let ingested = app.store.ingest(&principal.tenant, batch).await?;
+    // Rooms are one namespace at the LiveKit server: who has the service token reports for all.
+    let known =
+        if principal.service { app.store.session_of_room(&batch.room).await? } else { None };
+    let tenant = known.map_or(principal.tenant, |session| session.tenant);
+    let own = app.auth.tenant(&app.store, &tenant).await?;
+    let batch = IngestBatch { redact: own.is_some_and(|own| own.redact), ..batch };
+    let ingested = app.store.ingest(&tenant, batch).await?;
     metrics::counter!("antiphon_ingested_segments_total").increment(ingested.accepted);
     metrics::counter!("antiphon_ingested_duplicates_total").increment(ingested.duplicates);
 
@@ -122,11 +146,26 @@ fn check(request: &IngestRequest) -> Result<(), ApiError> {
                 name("name", event)?;
                 short("data", &data.to_string(), MAX_EVENT)?;
             }
+            Item::Recording(made) => check_recording(made)?,
             Item::Closed { at_unix_ms } => time("atUnixMs", *at_unix_ms)?,
             Item::Unknown => {}
         }
     }
     Ok(())
+}
+
+/// A worker names objects of recordings alone: whatever it says, nothing else can be read by it.
+fn check_recording(made: &RecordingItem) -> Result<(), ApiError> {
+    name("id", &made.id)?;
+    name("filename", &made.filename)?;
+    name("trackType", &made.track_type)?;
+    short("objectKey", &made.object_key, 2 * MAX_NAME)?;
+    let plain =
+        made.object_key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+    if !plain || !made.object_key.starts_with("recordings/rooms/") {
+        return Err(ApiError::invalid("objectKey is not that of a worker's recording"));
+    }
+    time("createdAtUnixMs", made.created_at_unix_ms)
 }
 
 fn check_spoken(spoken: &Spoken) -> Result<(), ApiError> {
@@ -145,8 +184,9 @@ fn name(field: &str, text: &str) -> Result<(), ApiError> {
 }
 
 fn short(field: &str, text: &str, max: usize) -> Result<(), ApiError> {
-    if text.len() > max {
-        return Err(ApiError::invalid(format!("{field}: at most {max} bytes")));
+    // Bytes first: counting is for the few that are long.
+    if text.len() > max && text.chars().count() > max {
+        return Err(ApiError::invalid(format!("{field}: at most {max} characters")));
     }
     Ok(())
 }

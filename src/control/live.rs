@@ -1,4 +1,4 @@
-//! Live transcripts: server-sent events that a listener can resume.
+//! Live transcripts: server-sent events or a WebSocket, that a listener can resume.
 //!
 //! The store is the truth: a listener reads everything that has an id from it, in order, and the
 //! [`Hub`] only says when to look. So a listener that was away or too slow misses nothing that is
@@ -8,10 +8,17 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
-    extract::State,
+    extract::{
+        State,
+        ws::{self, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
     http::HeaderMap,
-    response::sse::{Event as SseEvent, KeepAlive, Sse},
+    response::{
+        Response,
+        sse::{Event as SseEvent, KeepAlive, Sse},
+    },
 };
+use bytes::Bytes;
 use futures_util::Stream;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -22,9 +29,11 @@ use utoipa::IntoParams;
 
 use super::{
     app::App,
+    audit,
     auth::Principal,
     error::{ApiError, Code, Faults},
-    extract::{Params, SessionId},
+    extract::{Id, Params},
+    sessions::find,
     transcripts::TranscriptView,
 };
 use crate::{
@@ -39,6 +48,11 @@ const OUTGOING: usize = 32;
 /// Events read from the store at once.
 const PAGE: u32 = 200;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a database that others write to is looked into.
+const RECHECK: Duration = Duration::from_millis(500);
+/// A listener over a WebSocket has nothing to say.
+const MAX_INCOMING: usize = 1024;
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(2);
 
 /// What listeners of a session are told.
@@ -93,6 +107,8 @@ pub fn interim_json(spoken: Spoken, session_start: i64) -> Option<Arc<str>> {
             duration_ms: i64::try_from(spoken.duration_ms).unwrap_or(i64::MAX),
             confidence: f64::from(spoken.confidence),
             is_final: false,
+            flagged: false,
+            flag_reason: None,
         },
     };
     serde_json::to_string(&view).ok().map(Into::into)
@@ -129,18 +145,14 @@ pub struct LiveQuery {
              \"durationMs\":900,\"confidence\":0.97,\"isFinal\":true}\n\n")),
         Faults,
     ),
-    security(("bearer" = [])),
 )]
 pub async fn live(
     State(app): State<App>,
     Extension(principal): Extension<Principal>,
-    SessionId(id): SessionId,
+    Id(id): Id,
     Params(query): Params<LiveQuery>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, ApiError> {
-    if app.store.session(&principal.tenant, &id).await?.is_none() {
-        return Err(Code::SessionNotFound.into());
-    }
     let resume = match headers.get("last-event-id") {
         Some(value) => {
             let id = value.to_str().ok().and_then(|value| value.trim().parse().ok());
@@ -148,21 +160,143 @@ pub async fn live(
         }
         None => query.last_event_id,
     };
-    let span = app.store.event_span(&principal.tenant, &id).await?;
+    let messages = listen(app, &principal, &id, resume).await?;
+    let stream = ReceiverStream::new(messages).map(|message| Ok(message.into_sse()));
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// Follow a session live over a WebSocket: the same events, each a text message.
+///
+/// A message is `{"id"?, "event", "data"}`; resume by `lastEventId`. A browser, which cannot set a
+/// header, offers the subprotocols `bearer` and its token.
+#[utoipa::path(
+    get, path = "/api/sessions/{id}/transcripts/socket", tag = "transcripts",
+    params(
+        ("id" = String, Path, description = "The session"), LiveQuery,
+    ),
+    responses(
+        (status = 101, description = "Switching to WebSocket (RFC 6455)"),
+        (status = 426, description = "UPGRADE_REQUIRED",
+         body = super::error::ErrorBody),
+        Faults,
+    ),
+)]
+pub async fn socket(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    Id(id): Id,
+    Params(query): Params<LiveQuery>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    find(&app, &principal, &id).await?;
+    let upgrade = upgrade.map_err(|_| ApiError::new(Code::UpgradeRequired))?;
+    let messages = listen(app, &principal, &id, query.last_event_id).await?;
+    let upgrade = upgrade.protocols(["bearer"]).max_message_size(MAX_INCOMING);
+    Ok(upgrade.on_upgrade(move |socket| talk(socket, messages)))
+}
+
+/// Until either side has enough.
+async fn talk(mut socket: WebSocket, mut messages: mpsc::Receiver<Message>) {
+    let mut pings = tokio::time::interval(KEEP_ALIVE);
+    loop {
+        let frame = tokio::select! {
+            biased;
+            heard = socket.recv() => match heard {
+                // Pongs are answered below; what a listener says is not listened to.
+                Some(Ok(ws::Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => continue,
+            },
+            message = messages.recv() => {
+                let Some(message) = message else {
+                    let _ = socket.send(ws::Message::Close(None)).await;
+                    return;
+                };
+                ws::Message::text(message.into_text())
+            }
+            _ = pings.tick() => ws::Message::Ping(Bytes::new()),
+        };
+        // One that does not read is cut off, and comes back.
+        match tokio::time::timeout(SEND_TIMEOUT, socket.send(frame)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// Begins to follow a session.
+async fn listen(
+    app: App,
+    principal: &Principal,
+    id: &str,
+    resume: Option<i64>,
+) -> Result<mpsc::Receiver<Message>, ApiError> {
+    let session = find(&app, principal, id).await?;
+    audit::record(&app, principal, "transcript.live", id, json!({})).await?;
+    let span = app.store.event_span(&session.tenant, id).await?;
     // Before the first look into the store, so that nothing falls between the two.
-    let signals = app.hub.subscribe(&id);
+    let signals = app.hub.subscribe(id);
     let (sender, receiver) = mpsc::channel(OUTGOING);
     let listener = Listener {
         last: resume.unwrap_or(span.newest),
         gap: resume.is_some_and(|last| last < span.dropped_to),
-        tenant: principal.tenant,
-        session: id,
+        tenant: session.tenant,
+        session: session.id,
         app,
         sender,
     };
     tokio::spawn(listener.run(signals));
-    let stream = ReceiverStream::new(receiver).map(Ok);
-    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    Ok(receiver)
+}
+
+/// One event on its way to a listener.
+#[derive(Debug)]
+enum Message {
+    /// Without data: who is cut off before the first event resumes from this id.
+    Hello {
+        last: i64,
+    },
+    /// So many signals were missed; what they told of follows.
+    Lagged(u64),
+    Event {
+        id: Option<i64>,
+        name: String,
+        data: Arc<str>,
+    },
+}
+
+impl Message {
+    fn into_sse(self) -> SseEvent {
+        match self {
+            // An event without data is not dispatched, but its id is remembered.
+            Self::Hello { last } => {
+                SseEvent::default().comment("live").retry(RETRY).id(last.to_string())
+            }
+            Self::Lagged(missed) => SseEvent::default().comment(format!("lagged by {missed}")),
+            Self::Event { id, name, data } => {
+                let event = SseEvent::default().event(name).data(data);
+                match id {
+                    Some(id) => event.id(id.to_string()),
+                    None => event,
+                }
+            }
+        }
+    }
+
+    fn into_text(self) -> String {
+        match self {
+            Self::Hello { last } => json!({ "id": last, "event": "hello", "data": {} }).to_string(),
+            Self::Lagged(missed) => {
+                json!({ "event": "lagged", "data": { "missed": missed } }).to_string()
+            }
+            // The data is JSON already.
+            Self::Event { id: Some(id), name, data } => {
+                format!(r#"{{"id":{id},"event":{},"data":{data}}}"#, json!(name))
+            }
+            Self::Event { id: None, name, data } => {
+                format!(r#"{{"event":{},"data":{data}}}"#, json!(name))
+            }
+        }
+    }
 }
 
 struct Listener {
@@ -172,14 +306,14 @@ struct Listener {
     /// The id of the last event sent.
     last: i64,
     gap: bool,
-    sender: mpsc::Sender<SseEvent>,
+    sender: mpsc::Sender<Message>,
 }
 
 /// The listener has gone, or has to.
 struct Gone;
 
-impl From<mpsc::error::SendError<SseEvent>> for Gone {
-    fn from(_: mpsc::error::SendError<SseEvent>) -> Self {
+impl From<mpsc::error::SendError<Message>> for Gone {
+    fn from(_: mpsc::error::SendError<Message>) -> Self {
         Self
     }
 }
@@ -205,24 +339,27 @@ impl Listener {
     }
 
     async fn follow(&mut self, mut signals: broadcast::Receiver<Signal>) -> Result<(), Gone> {
-        // An event without data is not dispatched, but its id is remembered: who is cut off before
-        // the first event resumes from here.
-        let hello = SseEvent::default().comment("live").retry(RETRY).id(self.last.to_string());
-        self.sender.send(hello).await?;
+        self.sender.send(Message::Hello { last: self.last }).await?;
         if self.gap {
-            let gap = json!({ "after": self.last }).to_string();
-            self.sender.send(SseEvent::default().event("gap").data(gap)).await?;
+            let data = json!({ "after": self.last }).to_string().into();
+            self.sender.send(Message::Event { id: None, name: "gap".into(), data }).await?;
         }
         self.catch_up().await?;
+        // Other endpoints of a fleet write to the same database.
+        let recheck = if self.app.store.is_shared() { RECHECK } else { Duration::MAX };
         loop {
-            match signals.recv().await {
+            let signal = match tokio::time::timeout(recheck, signals.recv()).await {
+                Ok(signal) => signal,
+                Err(_) => Ok(Signal::Stored),
+            };
+            match signal {
                 Ok(Signal::Stored) => self.catch_up().await?,
-                Ok(Signal::Interim(json)) => {
-                    self.sender.send(SseEvent::default().event("interim").data(json)).await?;
+                Ok(Signal::Interim(data)) => {
+                    let name = "interim".into();
+                    self.sender.send(Message::Event { id: None, name, data }).await?;
                 }
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    let comment = format!("lagged by {missed}");
-                    self.sender.send(SseEvent::default().comment(comment)).await?;
+                    self.sender.send(Message::Lagged(missed)).await?;
                     self.catch_up().await?;
                 }
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
@@ -237,7 +374,7 @@ impl Listener {
             let more = events.len() == PAGE as usize;
             for event in events {
                 self.last = event.seq;
-                self.sender.send(to_sse(event)).await?;
+                self.sender.send(to_message(event)).await?;
             }
             if !more {
                 return Ok(());
@@ -246,14 +383,13 @@ impl Listener {
     }
 }
 
-fn to_sse(event: Event) -> SseEvent {
-    let sse = SseEvent::default().id(event.seq.to_string());
-    match event.body {
+fn to_message(event: Event) -> Message {
+    let (name, data) = match event.body {
         EventBody::Final(row) => {
             let view = SpokenView { kind: row.kind, transcript: row.into() };
-            let data = serde_json::to_string(&view).unwrap_or_default();
-            sse.event("final").data(data)
+            ("final".to_owned(), serde_json::to_string(&view).unwrap_or_default())
         }
-        EventBody::Other { kind, data } => sse.event(kind).data(data.to_string()),
-    }
+        EventBody::Other { kind, data } => (kind, data.to_string()),
+    };
+    Message::Event { id: Some(event.seq), name, data: data.into() }
 }

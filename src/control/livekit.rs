@@ -1,6 +1,9 @@
 //! The LiveKit server as the control endpoint needs it: rooms, dispatch, who is there, tokens.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use livekit_api::{
@@ -8,17 +11,20 @@ use livekit_api::{
     services::{
         ServerError, ServerErrorCode, ServiceError,
         agent_dispatch::AgentDispatchClient,
+        egress::{EgressClient, EgressOutput, RoomCompositeOptions, encoding},
         room::{CreateRoomOptions, RoomClient},
     },
 };
 use livekit_protocol::{
-    CreateAgentDispatchRequest,
+    CreateAgentDispatchRequest, EgressInfo, EncodedFileOutput, EncodedFileType, S3Upload,
+    encoded_file_output,
     participant_info::{Kind, State},
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::error::{ApiError, Code};
+use crate::config::control::S3;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub const MAX_PARTICIPANTS: u32 = 10;
@@ -37,6 +43,7 @@ pub struct LiveKitConfig {
 pub struct LiveKit {
     rooms: RoomClient,
     dispatches: AgentDispatchClient,
+    egress: EgressClient,
     config: LiveKitConfig,
 }
 
@@ -68,7 +75,14 @@ impl LiveKit {
             RoomClient::with_api_key(url, key, secret).with_request_timeout(REQUEST_TIMEOUT);
         let dispatches = AgentDispatchClient::with_api_key(url, key, secret)
             .with_request_timeout(REQUEST_TIMEOUT);
-        Self { rooms, dispatches, config }
+        let egress =
+            EgressClient::with_api_key(url, key, secret).with_request_timeout(REQUEST_TIMEOUT);
+        Self { rooms, dispatches, egress, config }
+    }
+
+    /// For what the server signs.
+    pub fn keys(&self) -> (&str, &str) {
+        (&self.config.api_key, self.config.api_secret.expose_secret())
     }
 
     /// The URL for clients' sockets.
@@ -81,9 +95,14 @@ impl LiveKit {
     }
 
     /// Makes the room if it is not there.
-    pub async fn create_room(&self, room: &str, metadata: &str) -> Result<(), ApiError> {
+    pub async fn create_room(
+        &self,
+        room: &str,
+        metadata: &str,
+        max_participants: u32,
+    ) -> Result<(), ApiError> {
         let options = CreateRoomOptions {
-            max_participants: MAX_PARTICIPANTS,
+            max_participants,
             empty_timeout: EMPTY_TIMEOUT,
             metadata: metadata.to_owned(),
             ..CreateRoomOptions::default()
@@ -106,6 +125,121 @@ impl LiveKit {
         };
         self.dispatches.create_dispatch(request).await.map_err(|error| failed(&error))?;
         Ok(())
+    }
+
+    /// Every room that there is now.
+    pub async fn rooms(&self) -> Result<HashSet<String>, ApiError> {
+        let rooms = self.rooms.list_rooms(Vec::new()).await.map_err(|error| failed(&error))?;
+        Ok(rooms.into_iter().map(|room| room.name).collect())
+    }
+
+    /// How many are in each of these rooms, without agents; a room that is not there is absent.
+    pub async fn counts(&self, rooms: Vec<String>) -> Result<HashMap<String, u32>, ApiError> {
+        let found = self.rooms.list_rooms(rooms).await.map_err(|error| failed(&error))?;
+        Ok(found.into_iter().map(|room| (room.name, room.num_participants)).collect())
+    }
+
+    /// Sends the agent to the room anew if none is there.
+    pub async fn bring_agent(
+        &self,
+        room: &str,
+        agent: &str,
+        metadata: &str,
+    ) -> Result<(), ApiError> {
+        if !self.agents(room).await?.0.is_empty() {
+            return Ok(());
+        }
+        // A dispatch whose agent has left is not tried again by the server.
+        self.forget_dispatches(room).await?;
+        self.dispatch(room, agent, metadata).await
+    }
+
+    /// Takes every agent out of the room.
+    pub async fn remove_agents(&self, room: &str) -> Result<(), ApiError> {
+        self.forget_dispatches(room).await?;
+        for identity in self.agents(room).await?.0 {
+            match self.rooms.remove_participant(room, &identity).await {
+                Ok(()) => {}
+                Err(error) if is_not_found(&error) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets every agent in the room hear the others, or not.
+    pub async fn subscribe_agents(&self, room: &str, hear: bool) -> Result<(), ApiError> {
+        let (agents, tracks) = self.agents(room).await?;
+        for identity in agents {
+            self.rooms
+                .update_subscriptions(room, &identity, tracks.clone(), hear)
+                .await
+                .map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// The agents in a room, and the tracks of everybody else.
+    async fn agents(&self, room: &str) -> Result<(Vec<String>, Vec<String>), ApiError> {
+        let found = match self.rooms.list_participants(room).await {
+            Ok(found) => found,
+            Err(error) if is_not_found(&error) => Vec::new(),
+            Err(error) => return Err(failed(&error)),
+        };
+        let (agents, others): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .filter(|one| one.state() != State::Disconnected)
+            .partition(|one| one.kind() == Kind::Agent);
+        let tracks = others.into_iter().flat_map(|one| one.tracks).map(|track| track.sid);
+        Ok((agents.into_iter().map(|one| one.identity).collect(), tracks.collect()))
+    }
+
+    async fn forget_dispatches(&self, room: &str) -> Result<(), ApiError> {
+        let known = match self.dispatches.list_dispatch(room).await {
+            Ok(known) => known,
+            Err(error) if is_not_found(&error) => return Ok(()),
+            Err(error) => return Err(failed(&error)),
+        };
+        for dispatch in known {
+            match self.dispatches.delete_dispatch(dispatch.id, room).await {
+                Ok(_) => {}
+                Err(error) if is_not_found(&error) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has LiveKit Egress record the whole room into `path` of the storage; the recording's id.
+    pub async fn start_egress(
+        &self,
+        room: &str,
+        path: &str,
+        s3: Option<&S3>,
+    ) -> Result<String, ApiError> {
+        let output = EncodedFileOutput {
+            file_type: EncodedFileType::Mp4.into(),
+            filepath: path.to_owned(),
+            output: s3.map(|s3| encoded_file_output::Output::S3(upload(s3))),
+            ..EncodedFileOutput::default()
+        };
+        let options = RoomCompositeOptions {
+            layout: "grid".into(),
+            encoding: encoding::H264_720P_30,
+            ..RoomCompositeOptions::default()
+        };
+        let outputs = vec![EgressOutput::File(output)];
+        let started = self.egress.start_room_composite_egress(room, outputs, options);
+        Ok(started.await.map_err(|error| failed(&error))?.egress_id)
+    }
+
+    /// One that is over, or was never there, is fine.
+    pub async fn stop_egress(&self, id: &str) -> Result<Option<EgressInfo>, ApiError> {
+        match self.egress.stop_egress(id).await {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if is_over(&error) => Ok(None),
+            Err(error) => Err(failed(&error)),
+        }
     }
 
     /// Removes everybody and the room; a room that is not there is fine.
@@ -178,6 +312,28 @@ impl LiveKit {
         let key = EncodingKey::from_secret(secret.as_bytes());
         Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &unique, &key)?)
     }
+}
+
+fn upload(s3: &S3) -> S3Upload {
+    S3Upload {
+        access_key: s3.access_key.clone().unwrap_or_default(),
+        secret: s3.secret_key.as_ref().map_or("", |key| key.expose_secret()).to_owned(),
+        region: s3.region.clone(),
+        endpoint: s3.endpoint.as_ref().map_or("", url::Url::as_str).to_owned(),
+        bucket: s3.bucket.clone(),
+        // Compatible storages are seldom reached by a name for each bucket.
+        force_path_style: s3.endpoint.is_some(),
+        ..S3Upload::default()
+    }
+}
+
+fn is_over(error: &ServiceError) -> bool {
+    is_not_found(error)
+        || matches!(
+            error,
+            ServiceError::Twirp(ServerError::Twirp(twirp))
+                if twirp.code == ServerErrorCode::FAILED_PRECONDITION
+        )
 }
 
 fn is_not_found(error: &ServiceError) -> bool {

@@ -28,6 +28,10 @@ pub struct Rooms {
     pub created: Vec<proto::CreateRoomRequest>,
     pub dispatches: Vec<proto::AgentDispatch>,
     pub participants: HashMap<String, Vec<proto::ParticipantInfo>>,
+    /// (room, agent, whether it hears)
+    pub subscriptions: Vec<(String, String, bool)>,
+    pub egresses: Vec<proto::RoomCompositeEgressRequest>,
+    pub stopped: Vec<String>,
 }
 
 impl Rooms {
@@ -91,8 +95,18 @@ async fn answer(
         }
         ("livekit.RoomService", "ListRooms") => {
             let request = proto::ListRoomsRequest::decode(body).unwrap();
-            let found = request.names.into_iter().filter(|n| rooms.participants.contains_key(n));
-            let rooms = found.map(|name| proto::Room { name, ..Default::default() }).collect();
+            let wanted = |name: &String| request.names.is_empty() || request.names.contains(name);
+            let found = rooms.participants.iter().filter(|(name, _)| wanted(name));
+            let rooms = found
+                .map(|(name, here)| proto::Room {
+                    name: name.clone(),
+                    num_participants: here
+                        .iter()
+                        .filter(|one| one.kind() != proto::participant_info::Kind::Agent)
+                        .count() as u32,
+                    ..Default::default()
+                })
+                .collect();
             proto::ListRoomsResponse { rooms }.encode_to_vec().into_response()
         }
         ("livekit.RoomService", "ListParticipants") => {
@@ -108,6 +122,39 @@ async fn answer(
             }
             proto::DeleteRoomResponse::default().encode_to_vec().into_response()
         }
+        ("livekit.RoomService", "RemoveParticipant") => {
+            let request = proto::RoomParticipantIdentity::decode(body).unwrap();
+            if let Some(here) = rooms.participants.get_mut(&request.room) {
+                here.retain(|one| one.identity != request.identity);
+            }
+            proto::RemoveParticipantResponse::default().encode_to_vec().into_response()
+        }
+        ("livekit.RoomService", "UpdateSubscriptions") => {
+            let request = proto::UpdateSubscriptionsRequest::decode(body).unwrap();
+            rooms.subscriptions.push((request.room, request.identity, request.subscribe));
+            proto::UpdateSubscriptionsResponse::default().encode_to_vec().into_response()
+        }
+        ("livekit.Egress", "StartRoomCompositeEgress") => {
+            let request = proto::RoomCompositeEgressRequest::decode(body).unwrap();
+            let info = proto::EgressInfo {
+                egress_id: format!("EG_{}", rooms.egresses.len()),
+                room_name: request.room_name.clone(),
+                ..Default::default()
+            };
+            rooms.egresses.push(request);
+            info.encode_to_vec().into_response()
+        }
+        ("livekit.Egress", "StopEgress") => {
+            let request = proto::StopEgressRequest::decode(body).unwrap();
+            rooms.stopped.push(request.egress_id.clone());
+            let info = proto::EgressInfo { egress_id: request.egress_id, ..Default::default() };
+            info.encode_to_vec().into_response()
+        }
+        ("livekit.AgentDispatchService", "DeleteDispatch") => {
+            let request = proto::DeleteAgentDispatchRequest::decode(body).unwrap();
+            rooms.dispatches.retain(|one| one.id != request.dispatch_id);
+            proto::AgentDispatch::default().encode_to_vec().into_response()
+        }
         ("livekit.AgentDispatchService", "ListDispatch") => {
             let request = proto::ListAgentDispatchRequest::decode(body).unwrap();
             let of_room = rooms.dispatches.iter().filter(|d| d.room == request.room);
@@ -120,6 +167,7 @@ async fn answer(
                 agent_name: request.agent_name,
                 room: request.room,
                 metadata: request.metadata,
+                id: format!("AD_{}", uuid::Uuid::new_v4().simple()),
                 ..Default::default()
             };
             rooms.dispatches.push(dispatch.clone());

@@ -14,28 +14,57 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Store, StoreError, sqlite::SqliteStore};
+use crate::{
+    config::control::{ControlSettings, JwtKeys},
+    recording::{
+        parse_key,
+        storage::{Storage, StorageError},
+    },
+    store::{Store, StoreError},
+};
 pub use app::MetricsText;
 use app::{App, Shared};
+use auth::{Auth, UserKeys};
+use jwt::Expected;
+use limits::Limits;
 use livekit::LiveKit;
 pub use livekit::LiveKitConfig;
 
+mod agent;
 mod app;
-mod auth;
+#[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
+mod audit;
+pub mod auth;
+mod cors;
+mod docs;
+#[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
+mod documents;
 pub mod error;
+#[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
+mod export;
 mod extract;
 mod health;
+mod housekeeping;
 mod ingest;
+mod jwt;
+mod limits;
+mod links;
 #[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
 mod live;
 mod livekit;
 mod openapi;
+mod people;
+mod range;
+#[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
+mod recordings;
 mod router;
 #[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
 mod sessions;
 mod tokens;
 #[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
 mod transcripts;
+mod voice;
+mod webhooks;
 
 #[cfg(test)]
 mod livekit_double;
@@ -54,12 +83,13 @@ pub struct ControlConfig {
     pub token: SecretString,
     /// Without it, what needs a LiveKit server says so.
     pub livekit: Option<LiveKitConfig>,
-    /// A file path, `sqlite:PATH` or `sqlite::memory:`.
+    /// See [`Store::open`].
     pub database_url: String,
     /// The agent that is dispatched unless a session names another; empty: automatic dispatch.
     pub agent_name: String,
     /// What `/metrics` answers.
     pub metrics: Option<MetricsText>,
+    pub settings: ControlSettings,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +98,8 @@ pub enum ControlError {
     EmptyToken,
     #[error("the database cannot be opened: {0}")]
     Store(#[from] StoreError),
+    #[error("the storage of recordings cannot be used: {0}")]
+    Storage(#[from] StorageError),
     #[error("cannot listen on {address}: {error}")]
     Bind { address: SocketAddr, error: io::Error },
 }
@@ -96,8 +128,9 @@ pub async fn serve(
     if config.token.expose_secret().is_empty() {
         return Err(ControlError::EmptyToken);
     }
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&config.database_url).await?);
     let address = SocketAddr::new(config.bind, config.port);
+    let app = open(config, shutdown.clone()).await?;
+    let store = app.store.clone();
     let bind = |error| ControlError::Bind { address, error };
     let listener = TcpListener::bind(address).await.map_err(bind)?;
     let addr = listener.local_addr().map_err(bind)?;
@@ -105,17 +138,8 @@ pub async fn serve(
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
-    let app = App(Arc::new(Shared {
-        store: store.clone(),
-        hub: live::Hub::default(),
-        livekit: config.livekit.map(LiveKit::new),
-        token: config.token,
-        agent_name: config.agent_name,
-        metrics: config.metrics,
-        shutdown: shutdown.clone(),
-        openapi: OnceLock::new(),
-        turns: app::Turns::default(),
-    }));
+    let housekeeping =
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(housekeeping::run(app.clone())));
     let server = axum::serve(listener, router::build(app))
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let task = tokio::spawn(async move {
@@ -127,8 +151,48 @@ pub async fn serve(
             _ = server => {}
             () = overdue => tracing::warn!("requests were cut off by the shutdown"),
         }
+        // It ends by the shutdown too; an error means that it panicked.
+        let _ = housekeeping.await;
         store.close().await;
     });
     tracing::info!(%addr, "the control endpoint listens");
     Ok(Bound { addr, task })
+}
+
+/// Everything but the socket.
+async fn open(config: ControlConfig, shutdown: CancellationToken) -> Result<App, ControlError> {
+    let store = Arc::new(Store::open(&config.database_url).await?);
+    let settings = config.settings;
+    let storage = open_storage(&settings)?;
+    let users = settings.jwt.clone().map(|keys| match keys {
+        JwtKeys::Hs256(secret) => UserKeys::Hs256(secret),
+        JwtKeys::Rs256(url) => UserKeys::Rs256(url),
+    });
+    let expected =
+        Expected { issuer: settings.jwt_issuer.clone(), audience: settings.jwt_audience.clone() };
+    let auth = Auth::new(config.token, users, expected);
+    Ok(App(Arc::new(Shared {
+        store,
+        hub: live::Hub::default(),
+        livekit: config.livekit.map(LiveKit::new),
+        url_key: auth.signing_key("recording addresses"),
+        auth,
+        limits: Limits::new(settings.rate_limit),
+        storage,
+        settings,
+        agent_name: config.agent_name,
+        metrics: config.metrics,
+        shutdown,
+        openapi: OnceLock::new(),
+        turns: app::Turns::default(),
+    })))
+}
+
+/// Where recordings are, by the settings that the worker's recorder has too.
+pub fn open_storage(settings: &ControlSettings) -> Result<Storage, StorageError> {
+    let key = settings.recording_key.as_ref().and_then(parse_key);
+    match &settings.s3 {
+        Some(s3) => Storage::s3(s3, key),
+        None => Storage::local(&settings.recordings_dir, key),
+    }
 }

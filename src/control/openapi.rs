@@ -19,6 +19,12 @@ use super::app::App;
     tags(
         (name = "sessions", description = "A conversation in a room, and who may join it"),
         (name = "transcripts", description = "What was said"),
+        (name = "links", description = "Joining without an account"),
+        (name = "voice-sessions", description = "One user and one agent, in one call; snake_case"),
+        (name = "recordings", description = "What was heard and seen"),
+        (name = "people", description = "One person's data"),
+        (name = "knowledge", description = "What agents can look up"),
+        (name = "operations", description = "For operators and the LiveKit server"),
         (name = "ingest", description = "The workers' reports"),
         (name = "health", description = "For orchestrators and Prometheus"),
     )

@@ -2,21 +2,27 @@
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::schema::{Object, ObjectBuilder, Type},
+};
 
 use super::{
     app::App,
+    audit,
     auth::Principal,
-    error::{ApiError, Code, Faults, LiveKitFaults},
-    extract::{Body, Params, SessionId},
+    error::{ApiError, BodyFaults, Code, Faults, LiveKitFaults},
+    extract::{Body, Id, MaybeBody, Params},
     live::Signal,
     transcripts::{Pagination, page_request},
 };
 use crate::{
     clock,
-    store::{NewSession, Session, SessionFilter, SessionStatus},
+    store::{
+        Consent, NewSession, Session, SessionFilter, SessionKind, SessionStatus, SessionsQuery,
+    },
 };
 
 const MAX_AGENT_NAME: usize = 128;
@@ -30,17 +36,46 @@ const MAX_METADATA: usize = 16 * 1024;
 }))]
 pub struct CreateSession {
     /// The agent to dispatch, by its registered name; the configured one if absent.
+    #[schema(max_length = 128)]
     agent: Option<String>,
     /// The room's metadata, all of it usable in the agent's prompt.
     #[schema(value_type = Object)]
     metadata: Map<String, Value>,
+    /// How many may be in the room, without agents.
+    #[schema(minimum = 1, maximum = 1000, default = 10)]
+    max_participants: Option<u32>,
+}
+
+/// What the people in a session have agreed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({ "recording": true, "transcription": true }))]
+pub struct ConsentBody {
+    /// Whether they may be recorded.
+    recording: bool,
+    /// Whether what they say may be stored.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    transcription: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default)]
+#[schema(example = json!({ "consent": { "recording": true, "transcription": true } }))]
+pub struct StartSession {
+    /// Recorded with the session. Without it nothing is recorded; what is said is stored unless
+    /// transcription is refused here.
+    consent: Option<ConsentBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({
     "id": "7f6b", "room": "session-7f6b", "status": "created", "agent": "assistant",
-    "metadata": {}, "createdAt": "2026-01-01T00:00:00Z"
+    "metadata": {}, "owner": "ann", "maxParticipants": 10, "createdAt": "2026-01-01T00:00:00Z"
 }))]
 pub struct SessionView {
     id: String,
@@ -48,7 +83,14 @@ pub struct SessionView {
     /// created, in_progress or completed.
     status: &'static str,
     agent: String,
+    #[schema(value_type = Object)]
     metadata: Value,
+    /// The user who made it; empty: the tenant's own.
+    owner: String,
+    max_participants: u32,
+    /// Absent: nobody has said anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consent: Option<ConsentBody>,
     created_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     started_at: Option<String>,
@@ -64,6 +106,12 @@ impl From<Session> for SessionView {
             status: session.status.as_str(),
             agent: session.agent,
             metadata: session.metadata,
+            owner: session.owner,
+            max_participants: session.max_participants,
+            consent: session.consent.map(|consent| ConsentBody {
+                recording: consent.recording,
+                transcription: consent.transcription,
+            }),
             created_at: rfc3339(session.created_at),
             started_at: session.started_at.map(rfc3339),
             ended_at: session.ended_at.map(rfc3339),
@@ -86,7 +134,7 @@ pub struct SessionList {
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({
     "id": "7f6b", "room": "session-7f6b", "status": "in_progress", "agent": "assistant",
-    "metadata": {}, "createdAt": "2026-01-01T00:00:00Z", "startedAt": "2026-01-01T00:00:05Z",
+    "metadata": {}, "owner": "ann", "maxParticipants": 10, "createdAt": "2026-01-01T00:00:00Z", "startedAt": "2026-01-01T00:00:05Z",
     "active": true, "participants": 1, "agentConnected": true
 }))]
 pub struct SessionState {
@@ -139,8 +187,7 @@ struct Completed {
 /// Create a session. Its room is made when it is started.
 #[utoipa::path(
     post, path = "/api/sessions", tag = "sessions", request_body = CreateSession,
-    responses((status = 201, description = "Created", body = SessionCreated), Faults),
-    security(("bearer" = [])),
+    responses((status = 201, description = "Created", body = SessionCreated), Faults, BodyFaults),
 )]
 pub async fn create(
     State(app): State<App>,
@@ -148,12 +195,16 @@ pub async fn create(
     Body(body): Body<CreateSession>,
 ) -> Result<(StatusCode, Json<SessionCreated>), ApiError> {
     let agent = body.agent.unwrap_or_else(|| app.agent_name.clone());
-    if agent.len() > MAX_AGENT_NAME {
-        return Err(ApiError::invalid("agent: at most 128 bytes"));
+    if agent.chars().count() > MAX_AGENT_NAME {
+        return Err(ApiError::invalid("agent: at most 128 characters"));
     }
     let metadata = Value::Object(body.metadata);
     if metadata.to_string().len() > MAX_METADATA {
         return Err(ApiError::invalid("metadata: at most 16 KiB of JSON"));
+    }
+    let max_participants = body.max_participants.unwrap_or(super::livekit::MAX_PARTICIPANTS);
+    if !(1..=1000).contains(&max_participants) {
+        return Err(ApiError::invalid("maxParticipants must be from 1 to 1000"));
     }
     let id = uuid::Uuid::new_v4().to_string();
     let new = NewSession {
@@ -161,20 +212,45 @@ pub async fn create(
         id,
         agent,
         metadata,
+        max_participants,
+        owner: principal.subject.clone(),
         created_at: clock::unix_ms(),
+        ..NewSession::default()
     };
     let session = app.store.create_session(&principal.tenant, new).await?;
+    audit::record(&app, &principal, "session.create", &session.id, json!({})).await?;
     Ok((StatusCode::CREATED, Json(SessionCreated { session: session.into() })))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatusFilter {
+    Active,
+    Completed,
+    All,
+}
+
+fn status_schema() -> Object {
+    one_of("active", &["active", "completed", "all"])
+}
+
+/// A parameter that is one of these words.
+pub fn one_of(default: &str, words: &[&str]) -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words.iter().copied()))
+        .default(Some(default.into()))
+        .build()
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListParams {
-    /// active (created or in progress), completed or all.
-    #[param(default = "active")]
-    status: Option<String>,
+    /// active: created or in progress.
+    #[param(schema_with = status_schema, required = false)]
+    status: Option<StatusFilter>,
     /// From 1.
-    #[param(minimum = 1, default = 1)]
+    #[param(minimum = 1, maximum = 1_000_000, default = 1)]
     page: Option<u32>,
     #[param(minimum = 1, maximum = 500, default = 50)]
     limit: Option<u32>,
@@ -184,24 +260,27 @@ pub struct ListParams {
 #[utoipa::path(
     get, path = "/api/sessions", tag = "sessions", params(ListParams),
     responses((status = 200, description = "One page", body = SessionList), Faults),
-    security(("bearer" = [])),
 )]
 pub async fn list(
     State(app): State<App>,
     Extension(principal): Extension<Principal>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<SessionList>, ApiError> {
-    let filter = match params.status.as_deref() {
-        None | Some("active") => SessionFilter::Active,
-        Some("completed") => SessionFilter::Completed,
-        Some("all") => SessionFilter::All,
-        Some(_) => return Err(ApiError::invalid("status must be active, completed or all")),
+    let filter = match params.status {
+        None | Some(StatusFilter::Active) => SessionFilter::Active,
+        Some(StatusFilter::Completed) => SessionFilter::Completed,
+        Some(StatusFilter::All) => SessionFilter::All,
     };
     let page = page_request(params.page, params.limit)?;
-    let found = app.store.sessions(&principal.tenant, filter, page).await?;
+    let query = SessionsQuery {
+        owner: principal.sees(),
+        kind: Some(SessionKind::Session),
+        ..SessionsQuery::new(filter, page)
+    };
+    let found = app.store.sessions(&principal.tenant, &query).await?;
     Ok(Json(SessionList {
         sessions: found.rows.into_iter().map(Into::into).collect(),
-        pagination: Pagination { total: found.total, page: page.page, limit: page.limit },
+        pagination: Pagination::new(found.total, page),
     }))
 }
 
@@ -210,12 +289,11 @@ pub async fn list(
     get, path = "/api/sessions/{id}", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, description = "The session", body = SessionState), Faults),
-    security(("bearer" = [])),
 )]
 pub async fn status(
     State(app): State<App>,
     Extension(principal): Extension<Principal>,
-    SessionId(id): SessionId,
+    Id(id): Id,
 ) -> Result<Json<SessionState>, ApiError> {
     let session = find(&app, &principal, &id).await?;
     let in_progress = session.status == SessionStatus::InProgress;
@@ -236,33 +314,46 @@ pub async fn status(
 /// Start a session: makes its room and sends the agent there. Starting it again does no harm.
 #[utoipa::path(
     post, path = "/api/sessions/{id}/start", tag = "sessions",
+    request_body = Option<StartSession>,
     params(("id" = String, Path, description = "The session")),
     responses(
-        (status = 200, description = "In progress", body = SessionStarted), Faults, LiveKitFaults,
+        (status = 200, description = "In progress", body = SessionStarted), Faults, BodyFaults,
+        LiveKitFaults,
     ),
-    security(("bearer" = [])),
 )]
 pub async fn start(
     State(app): State<App>,
     Extension(principal): Extension<Principal>,
-    SessionId(id): SessionId,
+    Id(id): Id,
+    MaybeBody(body): MaybeBody<StartSession>,
 ) -> Result<Json<SessionStarted>, ApiError> {
     let _turn = app.turns.take(&id).await;
-    let session = find(&app, &principal, &id).await?;
+    let mut session = find(&app, &principal, &id).await?;
     if session.status == SessionStatus::Completed {
         return Err(Code::SessionEnded.into());
     }
     let livekit = app.livekit()?;
     // Nothing is said before this.
     let started_at = clock::unix_ms();
-    let metadata = session.metadata.to_string();
-    livekit.create_room(&session.room, &metadata).await?;
+    if let Some(given) = body.consent {
+        let consent = Consent {
+            recording: given.recording,
+            transcription: given.transcription,
+            by: principal.actor.clone(),
+            at: started_at,
+        };
+        app.store.set_consent(&session.tenant, &id, &consent).await?;
+        audit::record(&app, &principal, "session.consent", &id, json!(given)).await?;
+        session.consent = Some(consent);
+    }
+    let metadata = room_metadata(&session);
+    livekit.create_room(&session.room, &metadata, session.max_participants).await?;
     if !session.agent.is_empty() {
         livekit.dispatch(&session.room, &session.agent, &metadata).await?;
     }
     let session = app
         .store
-        .start_session(&principal.tenant, &id, started_at)
+        .start_session(&session.tenant, &id, started_at)
         .await?
         .ok_or(ApiError::new(Code::SessionNotFound))?;
     app.hub.tell(&id, Signal::Stored);
@@ -283,12 +374,11 @@ pub async fn start(
     responses(
         (status = 200, description = "Completed", body = SessionEnded), Faults, LiveKitFaults,
     ),
-    security(("bearer" = [])),
 )]
 pub async fn end(
     State(app): State<App>,
     Extension(principal): Extension<Principal>,
-    SessionId(id): SessionId,
+    Id(id): Id,
 ) -> Result<Json<SessionEnded>, ApiError> {
     let _turn = app.turns.take(&id).await;
     let session = find(&app, &principal, &id).await?;
@@ -300,7 +390,7 @@ pub async fn end(
     let now = clock::unix_ms();
     let session = app
         .store
-        .end_session(&principal.tenant, &id, now)
+        .end_session(&session.tenant, &id, now)
         .await?
         .ok_or(ApiError::new(Code::SessionNotFound))?;
     app.hub.tell(&id, Signal::Stored);
@@ -316,9 +406,26 @@ pub async fn end(
     }))
 }
 
+/// Another tenant's does not exist; another user's is not theirs.
 pub async fn find(app: &App, principal: &Principal, id: &str) -> Result<Session, ApiError> {
     let session = app.store.session(&principal.tenant, id).await?;
-    session.ok_or(ApiError::new(Code::SessionNotFound))
+    let session = session.ok_or(ApiError::new(Code::SessionNotFound))?;
+    if !principal.may_use(&session) {
+        return Err(Code::Forbidden.into());
+    }
+    Ok(session)
+}
+
+/// What the room, and so the worker, is told: the session's metadata, and what has been agreed to.
+pub fn room_metadata(session: &Session) -> String {
+    let mut metadata = session.metadata.clone();
+    if let (Some(fields), Some(consent)) = (metadata.as_object_mut(), &session.consent) {
+        let told = json!({
+            "recording": consent.recording, "transcription": consent.transcription,
+        });
+        fields.insert("consent".into(), told);
+    }
+    metadata.to_string()
 }
 
 /// In UTC; the epoch itself for a time that no calendar has.

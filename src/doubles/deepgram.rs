@@ -1,8 +1,10 @@
-//! A double of Deepgram's live transcription, v1: `GET /v1/listen` upgraded to a WebSocket.
+//! Doubles of speech recognition over WebSockets: Deepgram's v1 (`/v1/listen`) and Flux
+//! (`/v2/listen`), AssemblyAI's v3 (`/v3/ws`), each an [`accent`] of the same ears.
 //!
 //! It hears speech by its energy and understands it as scripted, utterance by utterance, over all
 //! its connections. Time is the audio's own: silence counts when it is received.
 
+pub mod accent;
 pub mod hearing;
 
 use std::{
@@ -26,34 +28,24 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::hearing::{Cursor, Hearing};
-use super::{Context, log::What};
+use self::{
+    accent::{Accent, Speech},
+    hearing::Hearing,
+};
+use super::{
+    Context,
+    faults::{self, Fault, Faults, Faulty},
+    log::What,
+};
 use crate::clock;
 
-const PROVIDER: &str = "deepgram";
 /// Audio of one message: a second and more is no live stream.
 const MAX_MESSAGE: usize = 256 << 10;
-
-/// What goes wrong with a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    None,
-    Refuse {
-        status: u16,
-        retry_after: Option<u64>,
-    },
-    /// The upgrade is answered late.
-    Slow(Duration),
-    /// The connection breaks without a close frame, after this much audio.
-    Disconnect(Duration),
-    /// Nothing is read or answered any more after this much audio, and nothing is closed.
-    Stall(Duration),
-}
 
 /// What is understood, and what goes wrong:
 ///
 /// ```
-/// # use antiphon::doubles::deepgram::SttScript;
+/// # use antiphon::doubles::{deepgram::SttScript, faults::Faulty};
 /// # use std::time::Duration;
 /// # let ms = Duration::from_millis;
 /// // Two utterances, the first of two segments; the first connection breaks after 900 ms of audio.
@@ -74,8 +66,16 @@ pub struct SttScript {
     confidence: f64,
     speech_final: bool,
     record: bool,
-    faults: VecDeque<Fault>,
-    last_fault: Fault,
+    faults: Faults<Duration>,
+}
+
+impl Faulty for SttScript {
+    /// Audio that the connection has been sent.
+    type At = Duration;
+
+    fn faults(&mut self) -> &mut Faults<Duration> {
+        &mut self.faults
+    }
 }
 
 impl Default for SttScript {
@@ -90,8 +90,7 @@ impl Default for SttScript {
             confidence: 0.98,
             speech_final: true,
             record: false,
-            faults: VecDeque::new(),
-            last_fault: Fault::None,
+            faults: Faults::default(),
         }
     }
 }
@@ -164,46 +163,12 @@ impl SttScript {
         self
     }
 
-    /// The next connection has no fault.
-    pub fn accept(self) -> Self {
-        self.fault(Fault::None)
-    }
-
-    /// The next connection is refused with this HTTP status. Faults are used up in the order
-    /// written, one a connection.
-    pub fn refuse(self, status: u16) -> Self {
-        self.fault(Fault::Refuse { status, retry_after: None })
-    }
-
-    /// Refused with `Retry-After`, in s.
-    pub fn refuse_for(self, status: u16, retry_after: u64) -> Self {
-        self.fault(Fault::Refuse { status, retry_after: Some(retry_after) })
-    }
-
-    /// Every connection after the faults so far is refused.
-    pub const fn refuse_always(mut self, status: u16) -> Self {
-        self.last_fault = Fault::Refuse { status, retry_after: None };
-        self
-    }
-
-    /// The next connection's upgrade is answered only after `delay`.
-    pub fn slow_connect(self, delay: Duration) -> Self {
-        self.fault(Fault::Slow(delay))
-    }
-
-    /// The next connection breaks without a close frame after this much audio.
-    pub fn disconnect_after(self, audio: Duration) -> Self {
-        self.fault(Fault::Disconnect(audio))
-    }
-
-    /// The next connection neither reads nor answers any more after this much audio.
-    pub fn stall_after(self, audio: Duration) -> Self {
-        self.fault(Fault::Stall(audio))
-    }
-
-    fn fault(mut self, fault: Fault) -> Self {
-        self.faults.push_back(fault);
-        self
+    /// The whole of the next utterance.
+    pub(super) fn next_utterance(&self, cursor: &hearing::Cursor) -> String {
+        let (index, done) = cursor.take();
+        let segments = self.segments(index);
+        let words: Vec<String> = segments.into_iter().skip(done).flatten().collect();
+        words.join(" ")
     }
 
     /// The words of each segment of one utterance.
@@ -218,18 +183,31 @@ impl SttScript {
 
 #[derive(Debug, Clone)]
 struct Served {
+    accent: Accent,
     script: Arc<SttScript>,
-    faults: Arc<Mutex<VecDeque<Fault>>>,
-    cursor: Cursor,
+    faults: Arc<Mutex<Faults<Duration>>>,
     context: Context,
 }
 
-/// `/listen`, to be nested under the version.
+/// Deepgram's `/listen`, to be nested under v1.
 pub fn router(script: SttScript, context: &Context) -> Router {
+    Router::new().route("/listen", get(listen)).with_state(served(Accent::V1, script, context))
+}
+
+/// Flux's `/listen`, to be nested under v2.
+pub fn flux_router(script: SttScript, context: &Context) -> Router {
+    Router::new().route("/listen", get(listen)).with_state(served(Accent::Flux, script, context))
+}
+
+/// AssemblyAI's `/ws`, to be nested under v3.
+pub fn assemblyai_router(script: SttScript, context: &Context) -> Router {
+    let served = served(Accent::AssemblyAi, script, context);
+    Router::new().route("/ws", get(listen)).with_state(served)
+}
+
+fn served(accent: Accent, script: SttScript, context: &Context) -> Served {
     let faults = Arc::new(Mutex::new(script.faults.clone()));
-    let (script, cursor) = (Arc::new(script), Cursor::default());
-    let served = Served { script, faults, cursor, context: context.clone() };
-    Router::new().route("/listen", get(listen)).with_state(served)
+    Served { accent, script: Arc::new(script), faults, context: context.clone() }
 }
 
 #[derive(Debug, Deserialize)]
@@ -238,6 +216,7 @@ struct Asked {
     sample_rate: Option<u32>,
     channels: Option<u32>,
     utterance_end_ms: Option<u64>,
+    format_turns: Option<bool>,
 }
 
 async fn listen(
@@ -248,54 +227,60 @@ async fn listen(
     upgrade: WebSocketUpgrade,
 ) -> Response {
     let connection = served.context.next_connection();
-    let fault = served.faults.lock().pop_front().unwrap_or(served.script.last_fault);
-    if let Some(refusal) = refusal(fault, &headers, &asked) {
+    let fault = served.faults.lock().take();
+    if let Some(refusal) = refusal(served.accent, fault, &headers, &asked) {
         let status = refusal.status().as_u16();
-        served.context.log.push(PROVIDER, connection, What::Refused { status });
+        served.context.log.push(served.accent.provider(), connection, What::Refused { status });
         return refusal;
     }
     if let Fault::Slow(delay) = fault {
         tokio::time::sleep(delay).await;
     }
-    let mut target = "/v1/listen".to_owned();
+    let mut target = served.accent.path().to_owned();
     if let Some(query) = query {
         // Writing to a string cannot fail.
         let _ = write!(target, "?{query}");
     }
-    served.context.log.push(PROVIDER, connection, What::Opened { target });
+    served.context.log.push(served.accent.provider(), connection, What::Opened { target });
     let utterance_end_ms = asked.utterance_end_ms.unwrap_or(0);
     upgrade.max_message_size(MAX_MESSAGE).on_upgrade(async move |socket| {
         let stop = served.context.stop.clone();
         let log = served.context.log.clone();
-        let hearing = Hearing::new(served.script.clone(), served.cursor.clone(), utterance_end_ms);
-        let talk = Talk { socket, hearing, served, fault, connection, outgoing: VecDeque::new() };
+        let hearing =
+            Hearing::new(served.script.clone(), served.context.cursor.clone(), utterance_end_ms);
+        let provider = served.accent.provider();
+        let speech = Speech::new(served.accent, asked.format_turns.unwrap_or(false));
+        let outgoing = VecDeque::new();
+        let talk = Talk { socket, hearing, speech, served, fault, connection, outgoing };
         tokio::select! {
             () = talk.run() => {}
             () = stop.cancelled() => {}
         }
-        log.push(PROVIDER, connection, What::Closed);
+        log.push(provider, connection, What::Closed);
     })
 }
 
-fn refusal(fault: Fault, headers: &HeaderMap, asked: &Asked) -> Option<Response> {
+fn refusal(
+    accent: Accent,
+    fault: Fault<Duration>,
+    headers: &HeaderMap,
+    asked: &Asked,
+) -> Option<Response> {
     if let Fault::Refuse { status, retry_after } = fault {
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = complaint(status, "SCRIPTED", "refused as scripted");
-        if let Some(seconds) = retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-        }
-        return Some(response);
+        let body = json!({"err_code": "SCRIPTED", "err_msg": "refused as scripted"});
+        return Some(faults::refusal(status, retry_after, body));
     }
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let key = authorization.and_then(|value| value.strip_prefix("Token ")).unwrap_or_default();
+    let key =
+        authorization.and_then(|value| value.strip_prefix(accent.key_prefix())).unwrap_or_default();
     if key.trim().is_empty() {
         let message = "Invalid credentials.";
         return Some(complaint(StatusCode::UNAUTHORIZED, "INVALID_AUTH", message));
     }
-    let right = asked.encoding.as_deref() == Some("linear16")
+    let right = asked.encoding.as_deref() == Some(accent.encoding())
         && asked.sample_rate == Some(16_000)
         && asked.channels.unwrap_or(1) == 1;
-    let message = "This double hears linear16 mono at 16000 Hz.";
+    let message = "This double hears s16 mono at 16000 Hz.";
     (!right).then(|| complaint(StatusCode::BAD_REQUEST, "Bad Request", message))
 }
 
@@ -307,8 +292,9 @@ fn complaint(status: StatusCode, code: &str, message: &str) -> Response {
 struct Talk {
     socket: WebSocket,
     hearing: Hearing,
+    speech: Speech,
     served: Served,
-    fault: Fault,
+    fault: Fault<Duration>,
     connection: u64,
     outgoing: VecDeque<(Instant, String)>,
 }
@@ -318,6 +304,7 @@ enum After {
     GoOn,
     Close,
     Break,
+    Fail,
     Stall,
 }
 
@@ -325,6 +312,9 @@ impl Talk {
     async fn run(mut self) {
         let idle = self.served.script.idle;
         let mut idle_at = clock::now() + idle;
+        if let Some(greeting) = self.speech.greeting() {
+            self.outgoing.push_back((clock::now(), greeting.to_string()));
+        }
         loop {
             if !self.send_due(clock::now()).await {
                 return;
@@ -343,6 +333,12 @@ impl Talk {
                         After::Close => return self.close().await,
                         After::Break => {
                             self.send_all().await;
+                            return;
+                        }
+                        After::Fail => {
+                            self.send_all().await;
+                            let close = CloseFrame { code: 1011, reason: "failed".into() };
+                            let _ = self.socket.send(Message::Close(Some(close))).await;
                             return;
                         }
                         After::Stall => {
@@ -371,6 +367,9 @@ impl Talk {
                 let (pairs, _) = data.as_chunks::<2>();
                 let samples: Vec<i16> =
                     pairs.iter().map(|pair| i16::from_le_bytes(*pair)).collect();
+                if self.speech.refuses(samples.len()) {
+                    return After::Close;
+                }
                 if self.served.script.record {
                     self.served.context.log.record(self.connection, &samples);
                 }
@@ -378,17 +377,39 @@ impl Talk {
                 let heard = Duration::from_millis(self.hearing.now_ms());
                 match self.fault {
                     Fault::Disconnect(limit) if heard >= limit => after = After::Break,
-                    Fault::Stall(limit) if heard >= limit => after = After::Stall,
+                    Fault::Stall(limit) | Fault::Dead(limit) if heard >= limit => {
+                        after = After::Stall;
+                    }
+                    Fault::Malformed(limit) if heard >= limit => {
+                        self.fault = Fault::None;
+                        self.outgoing.push_back((clock::now(), "{\"type\":\"Resul".into()));
+                    }
+                    Fault::Fail(limit) if heard >= limit => {
+                        let error = json!({
+                            "type": "Error", "variant": "SERVER_ERROR",
+                            "description": "The model has failed.",
+                        });
+                        out.push(error);
+                        after = After::Fail;
+                    }
+                    Fault::Disorder(limit) if heard >= limit && out.len() > 1 => {
+                        self.fault = Fault::None;
+                        out.reverse();
+                    }
                     _ => {}
                 }
             }
             Message::Text(text) => {
                 let log = &self.served.context.log;
-                log.push(PROVIDER, self.connection, What::Text(text.to_string()));
+                log.push(
+                    self.served.accent.provider(),
+                    self.connection,
+                    What::Text(text.to_string()),
+                );
                 let kind = serde_json::from_str::<Value>(text).unwrap_or_default();
                 match kind["type"].as_str() {
-                    Some("Finalize") => self.hearing.finalize(&mut out),
-                    Some("CloseStream") => {
+                    Some("Finalize" | "ForceEndpoint") => self.hearing.finalize(&mut out),
+                    Some("CloseStream" | "Terminate") => {
                         self.hearing.close(&mut out);
                         after = After::Close;
                     }
@@ -398,8 +419,13 @@ impl Talk {
             Message::Ping(_) | Message::Pong(_) => {}
             Message::Close(_) => after = After::Break,
         }
-        let at = clock::now() + self.served.script.latency;
-        self.outgoing.extend(out.into_iter().map(|message| (at, message.to_string())));
+        let drip = match self.fault {
+            Fault::Drip(delay) => delay,
+            _ => Duration::ZERO,
+        };
+        let at = clock::now() + self.served.script.latency + drip;
+        let out = out.into_iter().flat_map(|message| self.speech.say(message));
+        self.outgoing.extend(out.map(|message| (at, message.to_string())));
         after
     }
 
@@ -424,13 +450,9 @@ impl Talk {
 
     /// The last results, the metadata, goodbye.
     async fn close(mut self) {
-        let metadata = json!({
-            "type": "Metadata", "transaction_key": "deprecated", "channels": 1,
-            "request_id": format!("double-{}", self.connection),
-            "duration": self.hearing.now_ms() as f64 / 1_000.0,
-        });
         let at = clock::now() + self.served.script.latency;
-        self.outgoing.push_back((at, metadata.to_string()));
+        let last = self.speech.goodbye(self.connection, self.hearing.now_ms());
+        self.outgoing.extend(last.map(|message| (at, message.to_string())));
         self.send_all().await;
         let close = CloseFrame { code: 1000, reason: "".into() };
         let _ = self.socket.send(Message::Close(Some(close))).await;

@@ -12,12 +12,12 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{
         Path, Query, RawQuery, State,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade},
     },
-    http::{HeaderMap, StatusCode},
+    http::HeaderMap,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -26,7 +26,11 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Context, log::What};
+use super::{
+    Context,
+    faults::{self, Fault, Faults, Faulty},
+    log::What,
+};
 use crate::{clock, tts::elevenlabs::proto::OutputFormat};
 
 const PROVIDER: &str = "elevenlabs";
@@ -38,46 +42,31 @@ const FRAME_CHARS: usize = 2;
 /// What the real one collects before it speaks, when nothing else is said.
 const DEFAULT_SCHEDULE: [u64; 4] = [120, 160, 250, 290];
 
-/// What goes wrong with a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ConnectFault {
-    None,
-    Refuse(u16),
-    Slow(Duration),
-}
-
-/// What goes wrong with a speech, after so much of its audio.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SpeechFault {
-    None,
-    /// The connection breaks without a close frame.
-    Disconnect(Duration),
-    /// This speech stops coming; the connection stays.
-    Stall(Duration),
-    /// Nothing is read or answered any more, and nothing is closed.
-    Dead(Duration),
-    /// One message that is not JSON.
-    Malformed(Duration),
-}
-
 /// How it speaks, and what goes wrong:
 ///
 /// ```
-/// # use antiphon::doubles::elevenlabs::ElevenLabsScript;
+/// # use antiphon::doubles::{elevenlabs::ElevenLabsScript, faults::Faulty};
 /// # use std::time::Duration;
 /// # let ms = Duration::from_millis;
 /// // The first speech is spoken well, the second breaks off after 400 ms of its audio.
 /// let script =
-///     ElevenLabsScript::new().first_byte(ms(120)).speak().disconnect_after(ms(400));
+///     ElevenLabsScript::new().first_byte(ms(120)).sound().disconnect_after(ms(400));
 /// ```
 #[derive(Debug, Clone)]
 pub struct ElevenLabsScript {
     first_byte: Duration,
     character: Duration,
     speed: f64,
-    connect_faults: VecDeque<ConnectFault>,
-    last_connect_fault: ConnectFault,
-    speech_faults: VecDeque<SpeechFault>,
+    faults: Faults<Duration>,
+}
+
+impl Faulty for ElevenLabsScript {
+    /// Audio of a speech that has been sent.
+    type At = Duration;
+
+    fn faults(&mut self) -> &mut Faults<Duration> {
+        &mut self.faults
+    }
 }
 
 impl Default for ElevenLabsScript {
@@ -86,9 +75,7 @@ impl Default for ElevenLabsScript {
             first_byte: Duration::from_millis(50),
             character: Duration::from_millis(60),
             speed: 8.0,
-            connect_faults: VecDeque::new(),
-            last_connect_fault: ConnectFault::None,
-            speech_faults: VecDeque::new(),
+            faults: Faults::default(),
         }
     }
 }
@@ -115,79 +102,38 @@ impl ElevenLabsScript {
         self.speed = times;
         self
     }
-
-    /// The next connection has no fault. Those of connections are used up in the order written.
-    pub fn accept(mut self) -> Self {
-        self.connect_faults.push_back(ConnectFault::None);
-        self
-    }
-
-    /// The next connection is refused with this HTTP status.
-    pub fn refuse(mut self, status: u16) -> Self {
-        self.connect_faults.push_back(ConnectFault::Refuse(status));
-        self
-    }
-
-    /// Every connection after the faults so far is refused.
-    pub const fn refuse_always(mut self, status: u16) -> Self {
-        self.last_connect_fault = ConnectFault::Refuse(status);
-        self
-    }
-
-    /// The next connection's upgrade is answered only after `delay`.
-    pub fn slow_connect(mut self, delay: Duration) -> Self {
-        self.connect_faults.push_back(ConnectFault::Slow(delay));
-        self
-    }
-
-    /// The next speech has no fault. Those of speeches are used up in the order written.
-    pub fn speak(self) -> Self {
-        self.speech_fault(SpeechFault::None)
-    }
-
-    /// The connection breaks without a close frame after so much audio of the next speech.
-    pub fn disconnect_after(self, audio: Duration) -> Self {
-        self.speech_fault(SpeechFault::Disconnect(audio))
-    }
-
-    /// The next speech stops coming after so much audio; the connection stays.
-    pub fn stall_after(self, audio: Duration) -> Self {
-        self.speech_fault(SpeechFault::Stall(audio))
-    }
-
-    /// The connection neither reads nor answers any more after so much audio of the next speech.
-    pub fn dead_after(self, audio: Duration) -> Self {
-        self.speech_fault(SpeechFault::Dead(audio))
-    }
-
-    /// A message that is not JSON comes after so much audio of the next speech, which then goes on.
-    pub fn malformed_after(self, audio: Duration) -> Self {
-        self.speech_fault(SpeechFault::Malformed(audio))
-    }
-
-    fn speech_fault(mut self, fault: SpeechFault) -> Self {
-        self.speech_faults.push_back(fault);
-        self
-    }
 }
 
 #[derive(Debug, Clone)]
 struct Served {
     script: Arc<ElevenLabsScript>,
-    connect_faults: Arc<Mutex<VecDeque<ConnectFault>>>,
-    speech_faults: Arc<Mutex<VecDeque<SpeechFault>>>,
+    faults: Arc<Mutex<Faults<Duration>>>,
     context: Context,
 }
 
 /// `/text-to-speech/{voice}/…`, to be nested under the version.
 pub fn router(script: ElevenLabsScript, context: &Context) -> Router {
     let served = Served {
-        connect_faults: Arc::new(Mutex::new(script.connect_faults.clone())),
-        speech_faults: Arc::new(Mutex::new(script.speech_faults.clone())),
+        faults: Arc::new(Mutex::new(script.faults.clone())),
         script: Arc::new(script),
         context: context.clone(),
     };
-    Router::new().route("/text-to-speech/{voice}/{endpoint}", get(speak)).with_state(served)
+    Router::new()
+        .route("/text-to-speech/{voice}/{endpoint}", get(speak))
+        .route("/voices", get(voices))
+        .with_state(served)
+}
+
+async fn voices(headers: HeaderMap) -> Response {
+    if headers.get("xi-api-key").is_none_or(http::HeaderValue::is_empty) {
+        let body = json!({"detail": {"status": "needs_authorization", "message": "No key."}});
+        return faults::refusal(401, None, body);
+    }
+    let voice = json!({
+        "voice_id": "EXAVITQu4vr4xnSDxMaL", "name": "Buzz", "category": "premade",
+        "labels": {"accent": "electric"}, "preview_url": "",
+    });
+    axum::Json(json!({"voices": [voice]})).into_response()
 }
 
 #[derive(Debug, Deserialize)]
@@ -206,23 +152,23 @@ async fn speak(
 ) -> Response {
     let connection = served.context.next_connection();
     let log = served.context.log.clone();
-    let fault = served.connect_faults.lock().pop_front();
-    let fault = fault.unwrap_or(served.script.last_connect_fault);
+    let fault = served.faults.lock().take_opening();
     let multi = endpoint == "multi-stream-input";
     let key = headers.get("xi-api-key").is_some_and(|key| !key.is_empty());
     let refusal = match fault {
-        ConnectFault::Refuse(status) => Some((status, "scripted", "Refused as scripted.")),
-        _ if !multi && endpoint != "stream-input" => Some((404, "not_found", "Not found.")),
-        _ if !key => Some((401, "needs_authorization", "Neither header nor key given.")),
+        Fault::Refuse { status, retry_after } => {
+            Some((status, retry_after, "scripted", "Refused as scripted."))
+        }
+        _ if !multi && endpoint != "stream-input" => Some((404, None, "not_found", "Not found.")),
+        _ if !key => Some((401, None, "needs_authorization", "Neither header nor key given.")),
         _ => None,
     };
-    if let Some((status, code, message)) = refusal {
+    if let Some((status, retry_after, code, message)) = refusal {
         log.push(PROVIDER, connection, What::Refused { status });
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        return (status, Json(json!({"detail": {"status": code, "message": message}})))
-            .into_response();
+        let body = json!({"detail": {"status": code, "message": message}});
+        return faults::refusal(status, retry_after, body);
     }
-    if let ConnectFault::Slow(delay) = fault {
+    if let Fault::Slow(delay) = fault {
         tokio::time::sleep(delay).await;
     }
     let mut target = format!("/v1/text-to-speech/{voice}/{endpoint}");
@@ -263,7 +209,9 @@ struct Speech {
     current: Option<Utterance>,
     /// Characters spoken in all.
     spoken: usize,
-    fault: Option<SpeechFault>,
+    fault: Option<Fault<Duration>>,
+    /// A frame that is sent after the next.
+    overtaken: Option<Value>,
     stalled: bool,
     closing: bool,
 }
@@ -407,6 +355,7 @@ impl Talk {
             current: None,
             spoken: 0,
             fault: None,
+            overtaken: None,
             stalled: false,
             closing: false,
         };
@@ -421,8 +370,7 @@ impl Talk {
             }
             let Some(text) = speech.queue.pop_front() else { continue };
             if speech.fault.is_none() {
-                let fault = self.served.speech_faults.lock().pop_front();
-                speech.fault = Some(fault.unwrap_or(SpeechFault::None));
+                speech.fault = Some(self.served.faults.lock().take_stream());
             }
             let next_at = clock::now() + self.served.script.first_byte;
             speech.current = Some(Utterance { chars: text.chars().collect(), told: 0, next_at });
@@ -434,16 +382,19 @@ impl Talk {
         let speech = &mut self.speeches[at];
         let spoken = script.character * speech.spoken as u32;
         match speech.fault {
-            Some(SpeechFault::Disconnect(after)) if spoken >= after => return After::Over,
-            Some(SpeechFault::Dead(after)) if spoken >= after => std::future::pending().await,
-            Some(SpeechFault::Stall(after)) if spoken >= after => {
+            Some(Fault::Disconnect(after)) if spoken >= after => return After::Over,
+            Some(Fault::Dead(after)) if spoken >= after => std::future::pending().await,
+            Some(Fault::Stall(after)) if spoken >= after => {
                 speech.stalled = true;
                 return After::GoOn;
             }
-            Some(SpeechFault::Malformed(after)) if spoken >= after => {
-                speech.fault = Some(SpeechFault::None);
+            Some(Fault::Malformed(after)) if spoken >= after => {
+                speech.fault = Some(Fault::None);
                 let broken = Message::Text("{\"audio\": \"AAAA".into());
                 return self.socket.send(broken).await.map_or(After::Over, |()| After::GoOn);
+            }
+            Some(Fault::Fail(after)) if spoken >= after => {
+                return self.complain("internal_error", "The model has failed.").await;
             }
             _ => {}
         }
@@ -466,11 +417,30 @@ impl Talk {
         }
         speech.spoken += chars.len();
         utterance.next_at += script.character.mul_f64(chars.len() as f64 / script.speed.max(0.01));
+        if let Some(Fault::Drip(delay)) = speech.fault {
+            utterance.next_at += delay;
+        }
         utterance.told = end;
         if utterance.told == utterance.chars.len() {
             speech.current = None;
         }
-        self.send(&frame).await
+        let is_last = speech.current.is_none();
+        if let Some(Fault::Disorder(after)) = speech.fault
+            && spoken >= after
+            && !is_last
+        {
+            speech.fault = Some(Fault::None);
+            speech.overtaken = Some(frame);
+            return After::GoOn;
+        }
+        let overtaken = speech.overtaken.take();
+        if matches!(self.send(&frame).await, After::Over) {
+            return After::Over;
+        }
+        match overtaken {
+            Some(frame) => self.send(&frame).await,
+            None => After::GoOn,
+        }
     }
 
     async fn end_speeches(&mut self) -> After {
@@ -503,7 +473,7 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// s16 little-endian of some characters, the first of which is the `first`th of the speech: a buzz
 /// of eight harmonics over 160..210 Hz, about -20 dBFS, four syllables a second, soft in spaces.
-fn voice(chars: &[char], first: usize, character: Duration, rate: u32) -> Vec<u8> {
+pub(super) fn voice(chars: &[char], first: usize, character: Duration, rate: u32) -> Vec<u8> {
     let per_char = (character.as_secs_f64() * f64::from(rate)).round() as usize;
     let mut pcm = Vec::with_capacity(chars.len() * per_char * 2);
     for (at, c) in chars.iter().enumerate() {
@@ -551,6 +521,7 @@ mod tests {
             current: None,
             spoken: 0,
             fault: None,
+            overtaken: None,
             stalled: false,
             closing: false,
         };

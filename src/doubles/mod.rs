@@ -5,11 +5,20 @@
 //! 127.0.0.1; a [`Script`] says what they hear, think and say, and which faults they show; a
 //! [`Log`] keeps what they were asked.
 
+pub mod anthropic;
 pub mod deepgram;
 pub mod elevenlabs;
+pub mod faults;
+pub mod gemini;
+pub mod llm;
 pub mod log;
 pub mod openai;
+pub mod speech;
 pub mod speech_detect;
+pub mod transcriptions;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
@@ -21,17 +30,29 @@ use std::{
 };
 
 use axum::{Router, serve::ListenerExt};
+use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use self::log::Log;
+use self::{deepgram::hearing::Cursor, llm::LlmScript, log::Log};
 
 /// What every double does.
 #[derive(Debug, Clone, Default)]
 pub struct Script {
+    /// Deepgram's.
     pub stt: deepgram::SttScript,
-    pub llm: openai::OpenAiScript,
+    pub flux: deepgram::SttScript,
+    pub assemblyai: deepgram::SttScript,
+    /// OpenAI's transcriptions.
+    pub transcriptions: deepgram::SttScript,
+    /// OpenAI's.
+    pub llm: LlmScript,
+    pub anthropic: LlmScript,
+    pub gemini: LlmScript,
+    /// ElevenLabs'.
     pub tts: elevenlabs::ElevenLabsScript,
+    /// OpenAI's voice.
+    pub speech: speech::SpeechScript,
 }
 
 impl Script {
@@ -41,11 +62,18 @@ impl Script {
         answers: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         let stt = deepgram::SttScript::new();
-        let llm = openai::OpenAiScript::new();
+        let stt = utterances.into_iter().fold(stt, deepgram::SttScript::utterance);
+        let llm = answers.into_iter().fold(LlmScript::new(), LlmScript::answer);
         Self {
-            stt: utterances.into_iter().fold(stt, deepgram::SttScript::utterance),
-            llm: answers.into_iter().fold(llm, openai::OpenAiScript::answer),
+            flux: stt.clone(),
+            assemblyai: stt.clone(),
+            transcriptions: stt.clone(),
+            stt,
+            anthropic: llm.clone(),
+            gemini: llm.clone(),
+            llm,
             tts: elevenlabs::ElevenLabsScript::new(),
+            speech: speech::SpeechScript::new(),
         }
     }
 }
@@ -56,6 +84,10 @@ pub struct Context {
     pub log: Log,
     /// Cancelled when the doubles go: connections that live longer than a request end on it.
     pub stop: CancellationToken,
+    /// Which utterance is heard next, by whichever provider.
+    pub cursor: Cursor,
+    /// Answers that were begun, by whichever provider, for another to go on with.
+    pub given: Arc<Mutex<Vec<String>>>,
     connections: Arc<AtomicU64>,
 }
 
@@ -82,8 +114,15 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
     let router = Router::new()
         .merge(deepgram::router(script.stt, &context))
         .merge(openai::router(script.llm, &context))
-        .merge(elevenlabs::router(script.tts, &context));
-    let router = Router::new().nest("/v1", router);
+        .merge(anthropic::router(script.anthropic, &context))
+        .merge(elevenlabs::router(script.tts, &context))
+        .merge(speech::router(script.speech, &context))
+        .merge(transcriptions::router(script.transcriptions, &context));
+    let router = Router::new()
+        .nest("/v1", router)
+        .nest("/v2", deepgram::flux_router(script.flux, &context))
+        .nest("/v3", deepgram::assemblyai_router(script.assemblyai, &context))
+        .nest("/v1beta", gemini::router(script.gemini, &context));
     let listener = listener.tap_io(|stream| {
         // Nagle's algorithm would add up to 40 ms to a measured latency.
         let _ = stream.set_nodelay(true);

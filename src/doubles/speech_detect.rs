@@ -45,6 +45,11 @@ impl SpeechDetector {
         }
     }
 
+    /// How long nothing has been heard, in ms.
+    pub const fn silence_ms(&self) -> u64 {
+        self.now_ms.saturating_sub(self.last_sound_ms)
+    }
+
     /// Appends one step for each full 10 ms.
     pub fn push(&mut self, mut samples: &[i16], steps: &mut Vec<Step>) {
         while !samples.is_empty() {

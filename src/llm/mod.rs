@@ -1,7 +1,17 @@
 //! Large language models: what every provider is to the rest of antiphon.
 
+pub mod anthropic;
+pub mod chain;
+pub mod gemini;
+pub mod model;
 pub mod openai;
+mod seam;
+pub mod sse;
+pub mod streaming;
+#[cfg(test)]
+mod testing;
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -28,7 +38,7 @@ pub struct GenerateRequest {
 }
 
 /// What a generation tells, in order; after `End` or `Error` nothing more comes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum LlmEvent {
     /// A piece of text as the model streams it (a token or some), never empty.
     Text(String),
@@ -43,7 +53,7 @@ pub enum LlmEvent {
 }
 
 /// Why a generation failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum LlmError {
     #[error("the provider refused the credentials (HTTP {status})")]
     Unauthorized { status: u16 },

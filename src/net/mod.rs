@@ -1,6 +1,8 @@
 //! What every network driver shares: back-off, WebSockets, provider URLs.
 
 pub mod backoff;
+pub mod breaker;
+pub mod http;
 pub mod url;
 pub mod ws;
 

@@ -48,6 +48,15 @@ pub fn request(base: &Url, segments: &[&str]) -> Url {
     url
 }
 
+/// The base with another version in the place of its last segment: `…/v1` becomes `…/v2`.
+pub fn with_version(base: &Url, version: &str) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().pop().push(version);
+    }
+    url
+}
+
 fn joined(base: &Url, segments: &[&str]) -> Url {
     let mut url = base.clone();
     url.set_query(None);
@@ -76,6 +85,13 @@ mod tests {
             "https://host/v1/audio/speech"
         );
         assert_eq!(socket(&base("https://host"), &["listen"]).as_str(), "wss://host/listen");
+    }
+
+    #[test]
+    fn the_version_is_the_last_segment() {
+        let v2 = |text: &str| with_version(&base(text), "v2").to_string();
+        assert_eq!(v2("https://host/v1"), "https://host/v2");
+        assert_eq!(v2("https://host/api/v1/"), "https://host/api/v2");
     }
 
     #[test]

@@ -120,6 +120,7 @@ pub async fn run(
     let recording = Recording::new(rate, start);
     let length = Duration::from_millis(samples.len() as u64 / 16);
     let (room, room_events) = mpsc::channel(64);
+    providers.room.bind(&room);
     let (shown_sender, shown) = mpsc::channel(1_024);
     let voice = Box::new(recording.clone());
     let session =

@@ -103,6 +103,7 @@ fn unnamed_utterances(detected: &[(u64, VadEvent)]) -> Vec<Utterance> {
     let mut started = None;
     for (at, event) in detected {
         match *event {
+            VadEvent::Faint => {}
             VadEvent::Started { speech_ms } => started = Some(at.saturating_sub(speech_ms.into())),
             VadEvent::Ended { silence_ms } => {
                 if let Some(start_ms) = started.take() {
@@ -117,7 +118,7 @@ fn unnamed_utterances(detected: &[(u64, VadEvent)]) -> Vec<Utterance> {
 }
 
 /// What a driver would show.
-fn shown(command: &Command) -> Option<Shown> {
+pub fn shown(command: &Command) -> Option<Shown> {
     Some(match command {
         Command::SetState(state) => Shown::State(*state),
         Command::SetUserState(state) => Shown::UserState(*state),

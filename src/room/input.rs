@@ -1,11 +1,14 @@
 //! One speaker's way in: microphone → voice activity and the STT queue, 10 ms at a time.
 
+use std::sync::Arc;
+
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::debug;
 
 use crate::{
     audio::{
         queue::{AudioReceiver, audio_queue},
+        smart_turn::{SmartTurn, WINDOW},
         vad::{VadConfig, VadError, VoiceDetector},
     },
     session::{
@@ -18,11 +21,14 @@ use crate::{
 const STT_QUEUE: usize = 30 * 16_000;
 
 /// What a hearing task tells the driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Heard {
     /// The first sample of the stream is here.
     First,
     Vad(VadEvent),
+    /// How probable it is (0..1), by the sound alone, that the turn has ended with the speech whose
+    /// end was told last.
+    TurnEnd(f32),
 }
 
 /// A running [`hear`] task and the audio it passes on.
@@ -33,12 +39,36 @@ pub struct Hearing {
     pub task: JoinHandle<()>,
 }
 
+/// Keeps the last of what was heard, as much as the turn model takes.
+fn remember(past: &mut Vec<i16>, samples: &[i16]) {
+    // Moved once in a while, not with every frame.
+    if past.len() + samples.len() > 2 * WINDOW {
+        past.drain(..past.len() - WINDOW);
+    }
+    past.extend_from_slice(samples);
+}
+
+/// Asks the turn model beside the way of the audio.
+async fn ask(
+    model: Arc<SmartTurn>,
+    speaker: SpeakerId,
+    past: Vec<i16>,
+    events: mpsc::Sender<(SpeakerId, Heard)>,
+) {
+    if let Some(probability) = model.ask(past).await
+        && events.try_send((speaker, Heard::TurnEnd(probability))).is_err()
+    {
+        debug!("the turn model's answer was dropped");
+    }
+}
+
 /// Starts to listen to one microphone. Samples go to the STT queue first, then to the detector:
 /// nothing here waits for a reader.
 pub fn hear(
     speaker: SpeakerId,
     mut microphone: Box<dyn Microphone>,
     vad: VadConfig,
+    turn_model: Option<Arc<SmartTurn>>,
     events: mpsc::Sender<(SpeakerId, Heard)>,
 ) -> Result<Hearing, VadError> {
     let mut detector = VoiceDetector::new(vad)?;
@@ -46,16 +76,26 @@ pub fn hear(
     let task = tokio::spawn(async move {
         let mut samples = Vec::with_capacity(1_600);
         let mut first = true;
+        // What the turn model is to hear: nothing, where there is none.
+        let mut past: Vec<i16> = Vec::new();
         while microphone.read(&mut samples).await {
             if std::mem::take(&mut first) {
                 let _ = events.try_send((speaker, Heard::First));
             }
             sender.push(&samples);
+            if turn_model.is_some() {
+                remember(&mut past, &samples);
+            }
+            let mut ended = false;
             detector.push(&samples, |event, _stream_ms| {
+                ended |= matches!(event, VadEvent::Ended { .. });
                 if events.try_send((speaker, Heard::Vad(event))).is_err() {
                     debug!("a voice activity event was dropped");
                 }
             });
+            if let Some(model) = turn_model.as_ref().filter(|_| ended) {
+                tokio::spawn(ask(model.clone(), speaker, past.clone(), events.clone()));
+            }
             samples.clear();
         }
     });

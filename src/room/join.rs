@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
 use crate::{
+    recording::recorder::{RecorderConfig, Recording},
     room::{
         events::Events,
         figures,
@@ -28,7 +29,7 @@ use crate::{
         ports::{RoomEvent, Voice},
         state::CloseReason,
     },
-    transcript::reporter::SessionReporter,
+    transcript::reporter::{SessionInfo, SessionReporter},
 };
 
 /// The name of the agent's track.
@@ -89,6 +90,8 @@ pub struct RoomJob {
     pub config: DriverConfig,
     pub providers: Providers,
     pub reporter: SessionReporter,
+    /// Records the session, when that is wanted and its people have agreed to it.
+    pub recorder: Option<RecorderConfig>,
     /// The participant the job is for, when dispatch named one.
     pub participant: Option<String>,
 }
@@ -117,14 +120,23 @@ impl Ended {
 /// immediate one; either way every final is on disk before this returns.
 pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken) -> Ended {
     let ended = |outcome, room| Ended { outcome, room };
-    let RoomJob { url, token, config, providers, reporter, participant } = job;
+    let RoomJob { url, token, config, providers, reporter, recorder, participant } = job;
     let names = providers.clone();
     let speaks = providers.speaking.as_ref().map(|(_, tts)| voice_source(tts.sample_rate()));
-    let voice: Option<Box<dyn Voice>> =
-        speaks.clone().map(|source| Box::new(SourceVoice::new(source)) as Box<dyn Voice>);
+    let recordings = reporter.sibling();
+    let mut recording = recorder.and_then(|recorder| begin(&recorder, reporter.info()));
+    let rate = providers.speaking.as_ref().map_or(0, |(_, tts)| tts.sample_rate());
+    let voice = speaks.clone().map(|source| {
+        let voice: Box<dyn Voice> = Box::new(SourceVoice::new(source));
+        match &mut recording {
+            Some(recording) => recording.voice(voice, rate),
+            None => voice,
+        }
+    });
 
     // The driver starts first: the providers' connections are made while the room is joined.
     let (room_sender, room_events) = mpsc::channel(256);
+    providers.room.bind(&room_sender);
     let (shown_sender, shown) = mpsc::channel(1_024);
     let session = tokio::spawn(driver::run(config, providers, room_events, voice, shown_sender));
     let abandon = session.abort_handle();
@@ -188,7 +200,12 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
                     }
                     _ => {}
                 }
-                for event in translate.take(event) {
+                for mut event in translate.take(event) {
+                    if let (RoomEvent::Audible { microphone, .. }, Some(recording)) =
+                        (&mut event, &mut recording)
+                    {
+                        recording.tap_into(microphone);
+                    }
                     let _ = room_sender.send(event).await;
                 }
             }
@@ -206,8 +223,20 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
     if tokio::time::timeout(LAST_WORDS, stage).await.is_err() {
         warn!("the last transcripts could not be shown in time; they are on disk");
     }
+    if let Some(recording) = recording
+        && tokio::time::timeout(LAST_WORDS, recording.finish(&recordings)).await.is_err()
+    {
+        warn!("the recording could not be finished in time; the next start saves it");
+    }
     let outcome = if reason == CloseReason::Failed { Err(RunError::Failed) } else { Ok(reason) };
     ended(outcome, Some(room.clone()))
+}
+
+/// A call is not refused because it cannot be recorded.
+fn begin(recorder: &RecorderConfig, session: &SessionInfo) -> Option<Recording> {
+    Recording::start(recorder, session)
+        .inspect_err(|error| warn!(%error, "the session cannot be recorded"))
+        .ok()
 }
 
 async fn join(

@@ -1,4 +1,4 @@
-//! The tasks and channels around one [`Session`]: it turns what happens in the room and at the
+//! The tasks and channels around one [`Session`](super::machine::Session): it turns what happens in the room and at the
 //! providers into inputs, and the machine's commands into calls.
 //!
 //! Audio takes its own path beside the loop: a [`hear`] task per speaker (microphone → VAD and STT
@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    audio::vad::VadConfig,
+    audio::{smart_turn::SmartTurn, vad::VadConfig},
     clock,
+    flight::{FlightConfig, Recorded},
     llm::{GenerateRequest, Llm, LlmError, LlmEvent},
     room::{
         input::{Heard, hear},
@@ -30,12 +31,13 @@ use crate::{
         input::{
             GenerationId, Input, ParticipantEvent, PlayoutEvent, SpeakerId, SttInput, TtsInput,
         },
-        machine::{Session, SessionIds},
+        machine::SessionIds,
         ports::{Microphone, RoomEvent, Shown, Voice},
         settings::Settings,
         state::CloseReason,
     },
     stt::{Stt, SttControl, SttEvent, SttStream},
+    tools::builtin::RoomHandle,
     tts::{SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent},
 };
 
@@ -50,6 +52,8 @@ pub struct Providers {
     pub stt: Arc<dyn Stt>,
     /// Absent in `transcribe` mode.
     pub speaking: Option<(Arc<dyn Llm>, Arc<dyn Tts>)>,
+    /// By which tools act on the session; bound by whoever holds its events' sender.
+    pub room: RoomHandle,
 }
 
 impl Providers {
@@ -69,6 +73,10 @@ pub struct DriverConfig {
     pub settings: Settings,
     pub vad: VadConfig,
     pub ids: SessionIds,
+    /// Listens to the ends of speech, where the detection is semantic.
+    pub turn_model: Option<Arc<SmartTurn>>,
+    /// Where the session is recorded; none: nowhere.
+    pub flight: Option<Arc<FlightConfig>>,
 }
 
 /// Runs one session to its end. `voice` is the agent's track at the TTS provider's sample rate.
@@ -115,8 +123,9 @@ struct Speaking {
 }
 
 struct Driver {
-    session: Session,
+    session: Recorded,
     vad: VadConfig,
+    turn_model: Option<Arc<SmartTurn>>,
     stt: Arc<dyn Stt>,
     speaking: Option<Speaking>,
     generation: Option<Generation>,
@@ -171,8 +180,14 @@ impl Driver {
             }
         });
         Self {
-            session: Session::new(config.settings, config.ids, clock::now()),
+            session: Recorded::new(
+                config.settings,
+                config.ids,
+                config.flight.as_ref(),
+                clock::now(),
+            ),
             vad: config.vad,
+            turn_model: config.turn_model,
             stt: providers.stt,
             speaking,
             generation: None,
@@ -259,6 +274,7 @@ impl Driver {
             Wake::Heard(speaker, heard) => {
                 let input = match heard {
                     Heard::Vad(event) => Input::Vad { speaker, event },
+                    Heard::TurnEnd(probability) => Input::TurnEnd { speaker, probability },
                     Heard::First => Input::Stt { speaker, event: SttInput::Started },
                 };
                 self.session.handle_input(input, now);
@@ -405,7 +421,8 @@ impl Driver {
     fn listen(&mut self, identity: &str, microphone: Box<dyn Microphone>) {
         let id = self.speaker(identity);
         self.deafen(id);
-        let hearing = match hear(id, microphone, self.vad, self.heard_sender.clone()) {
+        let model = self.turn_model.clone();
+        let hearing = match hear(id, microphone, self.vad, model, self.heard_sender.clone()) {
             Ok(hearing) => hearing,
             Err(error) => {
                 warn!(%error, "voice activity detection cannot start");
@@ -555,7 +572,8 @@ impl Driver {
         Some(ms)
     }
 
-    fn end(self) {
+    fn end(mut self) {
+        self.session.end(clock::now());
         if let Some(generation) = self.generation {
             generation.cancel.cancel();
         }

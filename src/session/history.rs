@@ -48,6 +48,16 @@ impl History {
         self.turns.pop_back().map(|message| message.text)
     }
 
+    /// The whole conversation as it will be once the user's turn is `text`.
+    pub fn with_user(&mut self, text: &str) -> Arc<[Message]> {
+        let mut messages = self.snapshot().to_vec();
+        match messages.last_mut() {
+            Some(last) if last.role == Role::User => join(&mut last.text, text),
+            _ => messages.push(Message { role: Role::User, text: text.to_owned() }),
+        }
+        messages.into()
+    }
+
     /// The whole conversation; free as long as nothing is added.
     pub fn snapshot(&mut self) -> Arc<[Message]> {
         let (system, turns) = (&self.system, &self.turns);
@@ -95,6 +105,17 @@ mod tests {
         history.push_heard("hi".into());
         assert_eq!(history.reopen_user(), None);
         assert_eq!(history.snapshot().len(), 2);
+    }
+
+    #[test]
+    fn what_the_user_is_about_to_have_said_is_shown_but_not_kept() {
+        let mut history = History::new("Be brief.");
+        history.push_user("book a table");
+        let shown = history.with_user("for two");
+        assert_eq!(shown[1].text, "book a table for two");
+        assert_eq!(history.snapshot()[1].text, "book a table");
+        history.push_user("for two");
+        assert_eq!(history.snapshot(), shown);
     }
 
     #[test]

@@ -6,17 +6,18 @@ use crate::{
     stt::{SttError, Transcript},
     tts::{SpeechId, TimedText, TtsError},
 };
+use serde::{Deserialize, Serialize};
 
 /// Names a speaker within one session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SpeakerId(pub u32);
 
 /// Names one generation within one session; grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GenerationId(pub u64);
 
 /// Everything that can happen to a session. Events for an id that has been cancelled are ignored.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Input {
     /// The room is joined and the voice track is live: greet, begin.
     Ready,
@@ -27,6 +28,13 @@ pub enum Input {
     Vad {
         speaker: SpeakerId,
         event: VadEvent,
+    },
+    /// How probable it is, by the sound alone, that the turn has ended with the speech whose end
+    /// was told last.
+    TurnEnd {
+        speaker: SpeakerId,
+        /// 0..1
+        probability: f32,
     },
     Stt {
         speaker: SpeakerId,
@@ -62,7 +70,7 @@ pub enum Input {
     },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ParticipantEvent {
     /// The first to join is linked: the one whose turns are answered.
     Joined {
@@ -72,15 +80,18 @@ pub enum ParticipantEvent {
     Left,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VadEvent {
     /// Speech has been going on for `speech_ms` (the detector's minimum) when this is told.
     Started { speech_ms: u32 },
+    /// The speech that is going on is much fainter than this speaker's usually is: somebody else,
+    /// or an echo. Told at most once in a speech.
+    Faint,
     /// Silence has been going on for `silence_ms` (the detector's minimum) when this is told.
     Ended { silence_ms: u32 },
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum SttInput {
     /// The first sample of the recognition stream is heard now: its times count from here. Told
     /// once for each stream; without it, segments are timed by the detector.
@@ -97,7 +108,7 @@ pub enum SttInput {
     Failed(SttError),
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TtsInput {
     /// Audio has been added to the speech's playout queue.
     Audio {
@@ -111,7 +122,7 @@ pub enum TtsInput {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PlayoutEvent {
     /// The first frame has gone to the track.
     Started,

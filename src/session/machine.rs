@@ -17,6 +17,7 @@ mod hearing;
 mod leaving;
 mod speaking;
 
+use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{
@@ -28,12 +29,12 @@ use super::{
     speech::{Speech, SpeechKind, Utterance},
     state::{AgentState, UserState},
     timers::{Timer, Timers, later},
-    turn::{Turn, interruption::Hold},
+    turn::{Turn, endpointing::Pauses, interruption::Hold, preemption::Early},
 };
 use crate::llm::Message;
 
 /// What the session's own names are made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionIds {
     /// Unique for ever: transcript rows are `{prefix}-u{n}` and `{prefix}-a{n}`.
     pub prefix: String,
@@ -48,6 +49,9 @@ struct Generation {
     asked_at: Instant,
     first_text: bool,
 }
+
+/// A user who is away is asked to come back this often.
+const MAX_AWAY_PROMPTS: u32 = 2;
 
 /// A graceful end is under way.
 #[derive(Debug)]
@@ -76,8 +80,14 @@ pub struct Session {
     speakers: Vec<Speaker>,
     linked: Option<SpeakerId>,
     turn: Turn,
+    /// How the linked user pauses inside turns.
+    pauses: Pauses,
     history: History,
     generation: Option<Generation>,
+    /// Begun before the turn was taken; while it is there, no other generation is.
+    early: Option<Early>,
+    /// How often the user who is away has been asked to come back.
+    prompted: u32,
     /// Being played, or to be played next.
     speech: Option<Speech>,
     /// Spoken after that: first the rest of an answer and apologies, then what the application
@@ -90,6 +100,8 @@ pub struct Session {
     apologised: bool,
     /// The end of the user's speech that the answer's first audio is measured from.
     latency_from: Option<Instant>,
+    /// When the agent was first heard.
+    first_heard_at: Option<Instant>,
 }
 
 impl Session {
@@ -112,14 +124,18 @@ impl Session {
             speakers: Vec::new(),
             linked: None,
             turn: Turn::default(),
+            pauses: Pauses::default(),
             history,
             generation: None,
+            early: None,
+            prompted: 0,
             speech: None,
             queue: VecDeque::new(),
             hold: None,
             answered: false,
             apologised: false,
             latency_from: None,
+            first_heard_at: None,
         }
     }
 
@@ -133,6 +149,9 @@ impl Session {
             Input::Ready => self.on_ready(now),
             Input::Participant { speaker, event } => self.on_participant(speaker, event, now),
             Input::Vad { speaker, event } => self.on_vad(speaker, event, now),
+            Input::TurnEnd { speaker, probability } => {
+                self.on_turn_end(speaker, probability, now);
+            }
             Input::Stt { speaker, event } => self.on_stt(speaker, event, now),
             Input::Llm { id, event } => self.on_llm(id, event, now),
             Input::Tts { id, event } => self.on_tts(id, event, now),
@@ -193,14 +212,14 @@ impl Session {
             Timer::Endpointing => self.endpoint(now),
             Timer::MaxEndpointing | Timer::SpeechGuard => self.end_listening(now),
             Timer::Transcript => self.no_transcript(now),
-            Timer::MinInterruption => self.interrupt(now),
+            Timer::MinInterruption => self.on_spoken_over(now),
             Timer::FalseInterruption => self.on_hold_over(now),
             Timer::LlmText => self.on_llm_silent(now),
             Timer::TtsFirstAudio => self.fail_speech(now),
             Timer::Thinking => self.on_thinking_too_long(now),
             Timer::Playout => self.on_playout_stalled(now),
             Timer::MaxSpeak => self.on_spoken_enough(now),
-            Timer::UserAway => self.set_user_state(UserState::Away),
+            Timer::UserAway => self.on_user_away(now),
             Timer::Drain => self.on_drain_over(now),
         }
     }
@@ -252,6 +271,7 @@ impl Session {
     /// Nothing to do: the way out of every state. What waits to be said is said now, unless the
     /// user waits to be heard.
     fn go_idle(&mut self, now: Instant) {
+        self.drop_early();
         self.timers.clear_states();
         self.hold = None;
         self.set_state(AgentState::Idle);
@@ -274,10 +294,28 @@ impl Session {
         self.watch_away(now);
     }
 
+    /// Nobody has spoken for long: the user is asked to come back, at most twice.
+    fn on_user_away(&mut self, now: Instant) {
+        self.set_user_state(UserState::Away);
+        let prompt = self.settings.away_prompt.clone().unwrap_or_default();
+        let may = self.ready && self.state == AgentState::Idle && !self.settings.transcribe_only;
+        if may && !prompt.trim().is_empty() && self.prompted < MAX_AWAY_PROMPTS {
+            self.prompted += 1;
+            self.queue.push_front(Utterance {
+                kind: SpeechKind::Say,
+                text: prompt,
+                interruptible: self.settings.interruptible,
+            });
+            self.go_idle(now);
+        }
+    }
+
     /// The user counts as away after a while in which nobody speaks.
     fn watch_away(&mut self, now: Instant) {
+        let asks_again = self.settings.away_prompt.is_some() && self.prompted < MAX_AWAY_PROMPTS;
         let waiting = self.state == AgentState::Idle
-            && self.user_state == UserState::Listening
+            && (self.user_state == UserState::Listening
+                || self.user_state == UserState::Away && asks_again)
             && self.linked.is_some()
             && !self.settings.user_away.is_zero();
         if waiting {

@@ -19,3 +19,5 @@ pub mod state;
 mod tests;
 mod timers;
 mod turn;
+
+pub(crate) use turn::{interruption::is_backchannel, word_class};

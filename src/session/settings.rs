@@ -1,9 +1,47 @@
 //! What an agent file decides about the conversation itself.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// What decides that the user's turn has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+pub enum Detection {
+    /// Silence alone.
+    Silence,
+    /// Recognition's own end of turn; without one, the longest wait.
+    Stt,
+    /// Silence, shortened or prolonged by how the words read and the voice sounds.
+    #[default]
+    Heuristic,
+    /// The same, and a model that listens to the audio.
+    Semantic,
+}
+
+impl Detection {
+    /// As written in agent files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Silence => "silence",
+            Self::Stt => "stt",
+            Self::Heuristic => "heuristic",
+            Self::Semantic => "semantic",
+        }
+    }
+}
+
+/// What of the user's speech stops the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+pub enum Interruption {
+    /// Speech of enough length, or enough words.
+    Speech,
+    /// The same, unless its words only say that the user listens, or it is far fainter than the
+    /// user is.
+    #[default]
+    Adaptive,
+}
+
 /// The machine's settings; every field is set by the agent file, with these defaults.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The rendered system prompt.
     pub system_prompt: String,
@@ -15,14 +53,30 @@ pub struct Settings {
     pub greeting_interruptible: bool,
     /// May the user cut the agent short.
     pub interruptible: bool,
+    /// How the end of a turn is found.
+    pub detection: Detection,
     /// Silence before the agent may take the turn.
     pub silence_threshold: Duration,
+    /// Silence after which a turn is taken that is surely finished; at most the threshold counts.
+    pub confident_endpointing: Duration,
+    /// Learn the pauses that the user makes inside a turn, and wait for longer than those.
+    pub dynamic_endpointing: bool,
+    /// Such as `en-US`, for what words tell about a turn's end; none: English.
+    pub language: Option<String>,
     /// Longest wait for the end of a turn.
     pub max_endpointing: Duration,
     /// Longest agent turn.
     pub max_speak: Duration,
     /// Speech that interrupts the agent.
     pub min_interruption: Duration,
+    pub interruption: Interruption,
+    /// Ask the model before the turn is taken, as soon as the words look whole.
+    pub preemptive_generation: bool,
+    /// Said to a user who counts as away, at most twice in a row; none: nothing.
+    pub away_prompt: Option<String>,
+    /// For so long after the agent was first heard, only words interrupt: the caller's device still
+    /// learns to keep the agent's voice out of its microphone.
+    pub echo_warm_up: Duration,
     /// Words that interrupt the agent; 0: duration alone decides.
     pub min_interruption_words: usize,
     /// An interruption without a transcript in this time is false: the agent resumes.
@@ -51,10 +105,18 @@ impl Default for Settings {
             farewell: None,
             greeting_interruptible: true,
             interruptible: true,
+            detection: Detection::default(),
             silence_threshold: Duration::from_millis(500),
+            confident_endpointing: Duration::from_millis(300),
+            dynamic_endpointing: false,
+            language: None,
             max_endpointing: Duration::from_secs(3),
             max_speak: Duration::from_secs(30),
             min_interruption: Duration::from_millis(500),
+            interruption: Interruption::default(),
+            preemptive_generation: false,
+            away_prompt: None,
+            echo_warm_up: Duration::from_secs(3),
             min_interruption_words: 0,
             false_interruption: Duration::from_secs(2),
             transcript_timeout: Duration::from_secs(3),

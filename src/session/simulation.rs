@@ -44,12 +44,16 @@ use crate::{
 /// The simulated user.
 pub const CALLER: SpeakerId = SpeakerId(1);
 
+const MARKS: [char; 4] = ['.', ',', '?', '!'];
 const TICK: Duration = Duration::from_millis(100);
 const BUNDLED_APOLOGY: Duration = Duration::from_secs(2);
 
 pub const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
+
+/// A word and when it is said.
+pub type Spoken = (String, Range<Duration>);
 
 /// One simulated call.
 #[derive(Debug)]
@@ -64,6 +68,7 @@ pub struct Call {
     voice_on: bool,
     said: Vec<Said>,
     answers: VecDeque<String>,
+    usual_answer: String,
     cancelled: BTreeSet<GenerationId>,
     tracks: BTreeMap<SpeechId, Track>,
     audible_at: Vec<Duration>,
@@ -90,6 +95,7 @@ impl Call {
             voice_on: false,
             said: Vec::new(),
             answers: VecDeque::new(),
+            usual_answer: "All right.".into(),
             cancelled: BTreeSet::new(),
             tracks: BTreeMap::new(),
             audible_at: Vec::new(),
@@ -100,6 +106,11 @@ impl Call {
         call.input_at(ms(0), Input::Stt { speaker: CALLER, event: SttInput::Started });
         call.input_at(ms(0), Input::Ready);
         call
+    }
+
+    /// What the model answers from now on to whatever has no answer of its own.
+    pub fn answers_with(&mut self, text: &str) {
+        text.clone_into(&mut self.usual_answer);
     }
 
     /// What the model answers, one text a generation; then "All right."
@@ -125,6 +136,36 @@ impl Call {
         self.said.push(Said { words: placed, finalized: 0 });
         let at = range.end + self.script.stt_final_delay;
         self.schedule(at, Event::Final { utterance, words });
+    }
+
+    /// Words in recognition's ears alone: what the detector makes of their sound is told apart, by
+    /// [`input_at`](Self::input_at). Each stretch lies between two pauses; recognition closes it
+    /// `endpointing` after its last word, unless the next one has begun by then, and then tells the
+    /// end of a turn.
+    pub fn user_utters(&mut self, stretches: &[Vec<Spoken>], endpointing: Duration) {
+        let mut utterance: Vec<Spoken> = Vec::new();
+        for (n, stretch) in stretches.iter().enumerate() {
+            utterance.extend(stretch.iter().cloned());
+            let Some(end) = utterance.last().map(|(_, at)| at.end) else { continue };
+            let next = stretches.get(n + 1).and_then(|next| next.first());
+            if next.is_none_or(|(_, at)| at.start > end + endpointing) {
+                self.recognise(std::mem::take(&mut utterance), end + endpointing);
+            }
+        }
+    }
+
+    fn recognise(&mut self, words: Vec<Spoken>, closed_at: Duration) {
+        let utterance = self.said.len();
+        if let Some(delay) = self.script.stt_interim_delay {
+            for (n, (_, at)) in words.iter().enumerate() {
+                self.schedule(at.end + delay, Event::Interim { utterance, words: n + 1 });
+            }
+        }
+        let at = closed_at + self.script.stt_finalize_delay;
+        self.schedule(at, Event::Final { utterance, words: words.len() });
+        let ended = Input::Stt { speaker: CALLER, event: SttInput::EndOfTurn };
+        self.schedule(at, Event::Input(ended));
+        self.said.push(Said { words, finalized: 0 });
     }
 
     /// Something that the detector takes for speech, without words.
@@ -204,6 +245,15 @@ impl Call {
 
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// How far the speech that is sounding now has come, in ms; none while the agent is silent.
+    pub fn sounding(&self) -> Option<u64> {
+        let (_, track) = self.tracks.iter().next_back()?;
+        let passed = self.now.saturating_sub(track.since).as_millis() as u64;
+        let position = track.position + passed;
+        let sounds = track.playing && track.started && !track.gone && position < track.audio_ms;
+        sounds.then_some(position)
     }
 
     /// When turns were committed: when their generations were asked for.
@@ -305,7 +355,9 @@ impl Call {
             Event::VoiceHeard(voice) => self.voice_heard(voice),
             Event::VoiceOver(voice) => self.voice_over(voice),
             Event::Interim { utterance, words } => {
-                if let Some(heard) = self.recognised(utterance, words) {
+                if let Some(mut heard) = self.recognised(utterance, words) {
+                    // The mark after a word is known once what follows it is.
+                    heard.text.truncate(heard.text.trim_end_matches(MARKS).len());
                     self.tell_stt(SttInput::Interim(heard));
                 }
             }
@@ -519,7 +571,7 @@ impl Call {
             self.schedule(first, Event::Llm(id, LlmEvent::Error(error)));
             return;
         }
-        let answer = self.answers.pop_front().unwrap_or_else(|| "All right.".into());
+        let answer = self.answers.pop_front().unwrap_or_else(|| self.usual_answer.clone());
         let dies_after = self.script.llm_dies_after.take();
         let stalls_after = self.script.llm_stalls_after.take();
         let last = dies_after.or(stalls_after).unwrap_or(usize::MAX);

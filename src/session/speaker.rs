@@ -18,6 +18,8 @@ use crate::{
 const MAX_TEXT: usize = 16 * 1024;
 /// For how long recognition may still report on a stretch that was closed without its final.
 const PROMOTED_FOR: Duration = Duration::from_secs(10);
+/// Speech that goes on after no more than this is the same attempt to speak.
+const SAME_SPEECH: Duration = Duration::from_millis(800);
 /// An estimate of how long a word takes to say, where nothing else tells when a segment began.
 const MS_PER_WORD: u64 = 300;
 
@@ -71,15 +73,23 @@ pub(super) struct Voice {
     pub began: Option<Instant>,
     /// The true end of the last speech; none while it goes on.
     pub ended: Option<Instant>,
+    /// How long the speech lasted that ended right before this one began.
+    before: Duration,
     /// Found to be noise: the claim no longer counts, until a new one is made.
     pub discounted: bool,
+    /// Much fainter than this speaker usually is.
+    pub faint: bool,
 }
 
 impl Voice {
     pub fn starts(&mut self, speech_ms: u32, now: Instant) {
+        let began = earlier(now, speech_ms);
+        let goes_on = self.ended.is_some_and(|end| began <= end + SAME_SPEECH);
+        self.before = if goes_on { self.lasted_in_all(now) } else { Duration::ZERO };
         self.speaking = true;
         self.discounted = false;
-        self.began = Some(earlier(now, speech_ms));
+        self.faint = false;
+        self.began = Some(began);
         self.ended = None;
     }
 
@@ -100,6 +110,16 @@ impl Voice {
     pub fn lasted(&self, now: Instant) -> Duration {
         let end = self.ended.unwrap_or(now);
         self.began.map_or(Duration::ZERO, |began| end.saturating_duration_since(began))
+    }
+
+    /// The same, with what was said right before: "Stop, … not that one".
+    pub fn lasted_in_all(&self, now: Instant) -> Duration {
+        self.before.saturating_add(self.lasted(now))
+    }
+
+    /// How long the speech right before this one lasted; zero if there was none.
+    pub fn before(&self) -> Duration {
+        self.before
     }
 }
 
@@ -135,6 +155,8 @@ pub(super) struct Speaker {
     /// Believed until a final comes without any interim.
     pub gives_interims: bool,
     seen_interim: bool,
+    /// Recognition sets marks between and after sentences.
+    pub punctuates: bool,
     /// When the first sample of the recognition stream was heard.
     pub stream_began: Option<Instant>,
     open: Option<Open>,
@@ -154,6 +176,7 @@ impl Speaker {
             stt_down: false,
             gives_interims: true,
             seen_interim: false,
+            punctuates: false,
             stream_began: None,
             open: None,
             open_stream_end_ms: 0,
@@ -165,6 +188,11 @@ impl Speaker {
     /// The text of the segment that recognition is still at.
     pub fn open_text(&self) -> Option<&str> {
         self.open.as_ref().map(|open| open.text.as_str())
+    }
+
+    /// Recognition is known to tell words while they are said.
+    pub fn tells_words_in_time(&self) -> bool {
+        self.seen_interim && self.gives_interims && !self.stt_down
     }
 
     /// The user speaks anew: what recognition reports from now on is no echo of a closed stretch.
@@ -205,6 +233,7 @@ impl Speaker {
             return None;
         }
         self.gives_interims = self.seen_interim;
+        self.punctuates |= heard.text.contains(['.', ',', '?', '!']);
         let text = self.unsaid(heard, now);
         self.promoted = None;
         let text = text?;
@@ -330,7 +359,7 @@ fn rest_of<'a>(said: &str, text: &'a str) -> &'a str {
     rest.trim_start()
 }
 
-fn is_same_word(one: &str, other: &str) -> bool {
+pub(super) fn is_same_word(one: &str, other: &str) -> bool {
     let letters = |word: &str| -> Vec<char> {
         word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
     };

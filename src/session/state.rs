@@ -1,5 +1,7 @@
 //! The states that everybody sees: log, metric, event stream, room attribute.
 
+use serde::{Deserialize, Serialize};
+
 /// What the agent is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum AgentState {
@@ -31,7 +33,7 @@ pub enum UserState {
 }
 
 /// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CloseReason {
     /// The linked participant left.
     ParticipantLeft,

@@ -3,17 +3,21 @@
 use serde_json::json;
 
 use super::{
-    DEFAULT_TENANT as TENANT, EventBody, IngestBatch, IngestItem, NewSession, NewTranscript,
-    PageRequest, SessionFilter, SessionStatus, Store, Transcript, TranscriptQuery,
+    Consent, DEFAULT_TENANT as TENANT, EventBody, IngestBatch, IngestItem, NewSession,
+    NewTranscript, PageRequest, SessionFilter, SessionKind, SessionStatus, SessionsQuery, Store,
+    Transcript, TranscriptQuery,
+    links::Link,
+    recordings::{NewRecording, RecordingEnd, RecordingSource, RecordingStatus},
+    tenants::{ApiKey, NewAudit, Role, Tenant},
+    webhooks::{Applied, RoomChange, RoomEvent},
 };
 use crate::transcript::segment::SpeakerKind;
 
 /// Runs the suite; `make` gives an empty store each time.
-pub async fn run<S, F, Fut>(make: F)
+pub async fn run<F, Fut>(make: F)
 where
-    S: Store,
     F: Fn() -> Fut,
-    Fut: Future<Output = S>,
+    Fut: Future<Output = Store>,
 {
     a_session_moves_forward_only(&make().await).await;
     sessions_are_listed_by_status_newest_first(&make().await).await;
@@ -25,6 +29,18 @@ where
     timestamps_count_from_the_start_of_the_session(&make().await).await;
     transcripts_are_filtered_and_paged_without_overlap(&make().await).await;
     events_are_read_in_order_from_any_point(&make().await).await;
+    pages_do_not_shift_while_more_arrives(&make().await).await;
+    transcripts_are_flagged_and_found_by_it(&make().await).await;
+    sessions_are_listed_by_owner_and_kind(&make().await).await;
+    a_refusal_to_be_transcribed_is_kept_to(&make().await).await;
+    a_webhook_is_acted_on_once(&make().await).await;
+    a_link_has_one_use_and_few_tries(&make().await).await;
+    keys_are_found_by_prefix_and_revoked(&make().await).await;
+    recordings_end_once(&make().await).await;
+    an_erased_person_does_not_come_back(&make().await).await;
+    what_is_too_old_is_purged_and_the_rest_stays(&make().await).await;
+    audit_rows_are_the_tenants_own(&make().await).await;
+    the_agents_deadlines_are_found_when_due(&make().await).await;
 }
 
 pub fn spoken(id: &str, speaker: &str, spoken_at: i64) -> NewTranscript {
@@ -53,6 +69,7 @@ pub fn batch(room: &str, key: &str, ids: &[&str]) -> IngestBatch {
         agent: "assistant".into(),
         started_at: 1_000_000,
         received_at: 1_500_000,
+        redact: false,
         items,
     }
 }
@@ -62,6 +79,8 @@ pub fn everything() -> TranscriptQuery {
         from_ms: None,
         to_ms: None,
         speaker_id: None,
+        flagged: None,
+        as_of: None,
         page: PageRequest { page: 1, limit: 1000 },
     }
 }
@@ -72,7 +91,9 @@ fn new_session(id: &str, created_at: i64) -> NewSession {
         room: format!("session-{id}"),
         agent: "assistant".into(),
         metadata: json!({"entity_id": "e1"}),
+        max_participants: 10,
         created_at,
+        ..NewSession::default()
     }
 }
 
@@ -80,7 +101,7 @@ fn ids(rows: &[Transcript]) -> Vec<&str> {
     rows.iter().map(|row| row.id.as_str()).collect()
 }
 
-async fn a_session_moves_forward_only(store: &impl Store) {
+async fn a_session_moves_forward_only(store: &Store) {
     let created = store.create_session(TENANT, new_session("s", 5)).await.unwrap();
     assert_eq!(created.status, SessionStatus::Created);
     assert_eq!(created.metadata, json!({"entity_id": "e1"}));
@@ -102,14 +123,15 @@ async fn a_session_moves_forward_only(store: &impl Store) {
     assert_eq!(store.end_session(TENANT, "nobody", 1).await.unwrap(), None);
 }
 
-async fn sessions_are_listed_by_status_newest_first(store: &impl Store) {
+async fn sessions_are_listed_by_status_newest_first(store: &Store) {
     for (id, created_at) in [("a", 1), ("b", 2), ("c", 3)] {
         store.create_session(TENANT, new_session(id, created_at)).await.unwrap();
     }
     store.end_session(TENANT, "b", 9).await.unwrap();
     let page = PageRequest { page: 1, limit: 10 };
     let list = async |filter, page| {
-        let found = store.sessions(TENANT, filter, page).await.unwrap();
+        let query = SessionsQuery::new(filter, page);
+        let found = store.sessions(TENANT, &query).await.unwrap();
         (found.rows.into_iter().map(|row| row.id).collect::<Vec<_>>(), found.total)
     };
     assert_eq!(list(SessionFilter::Active, page).await, (vec!["c".into(), "a".into()], 2));
@@ -118,7 +140,7 @@ async fn sessions_are_listed_by_status_newest_first(store: &impl Store) {
     assert_eq!(list(SessionFilter::All, second).await, (vec!["a".into()], 3));
 }
 
-async fn another_tenant_sees_nothing(store: &impl Store) {
+async fn another_tenant_sees_nothing(store: &Store) {
     store.create_session(TENANT, new_session("s", 1)).await.unwrap();
     let room = batch("session-s", "key", &["one"]);
     store.ingest(TENANT, room.clone()).await.unwrap();
@@ -126,14 +148,14 @@ async fn another_tenant_sees_nothing(store: &impl Store) {
     assert_eq!(store.session("other", "s").await.unwrap(), None);
     assert_eq!(store.start_session("other", "s", 2).await.unwrap(), None);
     assert_eq!(store.end_session("other", "s", 2).await.unwrap(), None);
-    assert_eq!(store.transcripts("other", "s", &everything()).await.unwrap().total, 0);
+    assert_eq!(store.transcripts("other", "s", &everything()).await.unwrap().page.total, 0);
     assert!(store.events_after("other", "s", 0, 10).await.unwrap().is_empty());
     let theirs = store.ingest("other", room).await.unwrap();
     assert_ne!(theirs.session.id, "s", "a room of the same name is another room");
     assert_eq!(theirs.duplicates, 0, "a segment of the same id is another segment");
 }
 
-async fn ingest_is_idempotent_by_segment_id(store: &impl Store) {
+async fn ingest_is_idempotent_by_segment_id(store: &Store) {
     let first = store.ingest(TENANT, batch("r", "k", &["one", "two"])).await.unwrap();
     assert_eq!((first.accepted, first.duplicates), (2, 0));
 
@@ -145,7 +167,7 @@ async fn ingest_is_idempotent_by_segment_id(store: &impl Store) {
     assert_eq!((second.accepted, second.duplicates), (3, 2));
     assert_eq!(second.session.id, first.session.id);
 
-    let page = store.transcripts(TENANT, &first.session.id, &everything()).await.unwrap();
+    let page = store.transcripts(TENANT, &first.session.id, &everything()).await.unwrap().page;
     assert_eq!(page.total, 3);
     let two = page.rows.iter().find(|row| row.id == "two").unwrap();
     assert_eq!(two.content, "said two", "the first one stands");
@@ -153,7 +175,7 @@ async fn ingest_is_idempotent_by_segment_id(store: &impl Store) {
     assert_eq!(events.len(), 3, "a repeated final is not announced again");
 }
 
-async fn an_unknown_room_makes_its_session_once(store: &impl Store) {
+async fn an_unknown_room_makes_its_session_once(store: &Store) {
     let one = store.ingest(TENANT, batch("r", "RM_1", &["a"])).await.unwrap().session;
     let same = store.ingest(TENANT, batch("r", "RM_1", &["b"])).await.unwrap().session;
     let next = store.ingest(TENANT, batch("r", "RM_2", &["c"])).await.unwrap().session;
@@ -163,7 +185,7 @@ async fn an_unknown_room_makes_its_session_once(store: &impl Store) {
     assert_eq!((one.room.as_str(), one.agent.as_str()), ("r", "assistant"));
 }
 
-async fn a_room_made_by_a_client_is_found_whatever_the_key(store: &impl Store) {
+async fn a_room_made_by_a_client_is_found_whatever_the_key(store: &Store) {
     store.create_session(TENANT, new_session("s", 1)).await.unwrap();
     let found = store.ingest(TENANT, batch("session-s", "RM_9", &["a"])).await.unwrap().session;
     assert_eq!(found.id, "s");
@@ -174,7 +196,7 @@ async fn a_room_made_by_a_client_is_found_whatever_the_key(store: &impl Store) {
     assert_eq!(late.status, SessionStatus::Completed);
 }
 
-async fn a_worker_closes_only_the_session_it_made(store: &impl Store) {
+async fn a_worker_closes_only_the_session_it_made(store: &Store) {
     store.create_session(TENANT, new_session("s", 1)).await.unwrap();
     let mut close = batch("session-s", "k", &["a"]);
     close.items.push(IngestItem::Closed { at: 1_600_000 });
@@ -188,13 +210,13 @@ async fn a_worker_closes_only_the_session_it_made(store: &impl Store) {
     assert_eq!((made.status, made.ended_at), (SessionStatus::Completed, Some(1_600_000)));
 }
 
-async fn timestamps_count_from_the_start_of_the_session(store: &impl Store) {
+async fn timestamps_count_from_the_start_of_the_session(store: &Store) {
     store.create_session(TENANT, new_session("s", 1)).await.unwrap();
     store.start_session(TENANT, "s", 999_500).await.unwrap();
     let mut reported = batch("session-s", "k", &["a"]);
     reported.items.push(IngestItem::Final(spoken("early", "ann", 900_000)));
     store.ingest(TENANT, reported).await.unwrap();
-    let page = store.transcripts(TENANT, "s", &everything()).await.unwrap();
+    let page = store.transcripts(TENANT, "s", &everything()).await.unwrap().page;
     let times: Vec<_> = page.rows.iter().map(|row| (row.id.as_str(), row.timestamp_ms)).collect();
     assert_eq!(times, [("early", 0), ("a", 500)], "never before the start");
     let row = &page.rows[1];
@@ -202,7 +224,7 @@ async fn timestamps_count_from_the_start_of_the_session(store: &impl Store) {
     assert_eq!((row.duration_ms, row.confidence, row.is_final), (400, 0.75, true));
 }
 
-async fn transcripts_are_filtered_and_paged_without_overlap(store: &impl Store) {
+async fn transcripts_are_filtered_and_paged_without_overlap(store: &Store) {
     let mut reported = batch("r", "k", &[]);
     // All at the same moment: only the order of arrival tells them apart.
     for number in 0..7 {
@@ -214,7 +236,7 @@ async fn transcripts_are_filtered_and_paged_without_overlap(store: &impl Store) 
     let mut seen = Vec::new();
     for page in 1..=4 {
         let query = TranscriptQuery { page: PageRequest { page, limit: 3 }, ..everything() };
-        let found = store.transcripts(TENANT, &session.id, &query).await.unwrap();
+        let found = store.transcripts(TENANT, &session.id, &query).await.unwrap().page;
         assert_eq!(found.total, 8);
         seen.extend(found.rows.into_iter().map(|row| row.id));
         // A later arrival between two pages does not move what was there.
@@ -234,7 +256,7 @@ async fn transcripts_are_filtered_and_paged_without_overlap(store: &impl Store) 
         ..everything()
     };
     let found = async |query: TranscriptQuery| {
-        let page = store.transcripts(TENANT, &session.id, &query).await.unwrap();
+        let page = store.transcripts(TENANT, &session.id, &query).await.unwrap().page;
         assert_eq!(page.rows.len() as u64, page.total);
         ids(&page.rows).join(" ")
     };
@@ -243,7 +265,7 @@ async fn transcripts_are_filtered_and_paged_without_overlap(store: &impl Store) 
     assert_eq!(found(filter(Some(100), Some(200), Some("bob"))).await, "", "to is exclusive");
 }
 
-async fn events_are_read_in_order_from_any_point(store: &impl Store) {
+async fn events_are_read_in_order_from_any_point(store: &Store) {
     let mut reported = batch("r", "k", &["one", "two"]);
     let state = json!({"state": "thinking"});
     reported.items.insert(1, IngestItem::Event { kind: "state".into(), data: state.clone() });
@@ -267,4 +289,289 @@ async fn events_are_read_in_order_from_any_point(store: &impl Store) {
     assert_eq!(rest, [events[2].clone()]);
     let span = store.event_span(TENANT, &session.id).await.unwrap();
     assert_eq!((span.newest, span.dropped_to), (events[3].seq, 0));
+}
+
+async fn pages_do_not_shift_while_more_arrives(store: &Store) {
+    let session = store.ingest(TENANT, batch("r", "k", &["a", "b", "c"])).await.unwrap().session;
+    let query = |page, as_of| TranscriptQuery {
+        page: PageRequest { page, limit: 2 },
+        as_of,
+        ..everything()
+    };
+    let first = store.transcripts(TENANT, &session.id, &query(1, None)).await.unwrap();
+    assert_eq!(ids(&first.page.rows), ["a", "b"]);
+    // Said before everything else, but reported late.
+    let mut late = batch("r", "k", &[]);
+    late.items.push(IngestItem::Final(spoken("late", "bob", 1_000_000)));
+    store.ingest(TENANT, late).await.unwrap();
+    let next = query(2, Some(first.as_of));
+    let second = store.transcripts(TENANT, &session.id, &next).await.unwrap();
+    assert_eq!((ids(&second.page.rows), second.page.total), (vec!["c"], 3));
+    let fresh = store.transcripts(TENANT, &session.id, &query(1, None)).await.unwrap();
+    assert_eq!(fresh.page.total, 4);
+    assert!(fresh.as_of > first.as_of);
+}
+
+async fn transcripts_are_flagged_and_found_by_it(store: &Store) {
+    let session = store.ingest(TENANT, batch("r", "k", &["a", "b"])).await.unwrap().session;
+    let flag = async |id, reason| store.flag_transcript(TENANT, &session.id, id, reason).await;
+    let flagged = flag("a", Some("rude")).await.unwrap().unwrap();
+    assert_eq!((flagged.flagged, flagged.flag_reason.as_deref()), (true, Some("rude")));
+    assert_eq!(flag("nothing", Some("x")).await.unwrap(), None);
+    let found = async |flagged| {
+        let query = TranscriptQuery { flagged: Some(flagged), ..everything() };
+        let found = store.transcripts(TENANT, &session.id, &query).await.unwrap().page;
+        ids(&found.rows).join(" ")
+    };
+    assert_eq!((found(true).await.as_str(), found(false).await.as_str()), ("a", "b"));
+    let cleared = flag("a", None).await.unwrap().unwrap();
+    assert_eq!((cleared.flagged, cleared.flag_reason), (false, None));
+}
+
+async fn sessions_are_listed_by_owner_and_kind(store: &Store) {
+    for (id, owner, kind) in [
+        ("a", "ann", SessionKind::Session),
+        ("b", "bob", SessionKind::Voice),
+        ("c", "ann", SessionKind::Voice),
+    ] {
+        let new = NewSession { owner: owner.into(), kind, ..new_session(id, 1) };
+        store.create_session(TENANT, new).await.unwrap();
+    }
+    let page = PageRequest { page: 1, limit: 10 };
+    let query = |owner: &str, kind| SessionsQuery {
+        owner: Some(owner.into()),
+        kind,
+        ..SessionsQuery::new(SessionFilter::All, page)
+    };
+    let found = async |query| {
+        let found = store.sessions(TENANT, &query).await.unwrap();
+        assert_eq!(found.rows.len() as u64, found.total);
+        found.rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(found(query("ann", None)).await, "a c");
+    assert_eq!(found(query("ann", Some(SessionKind::Voice))).await, "c");
+    assert_eq!(found(query("zoe", None)).await, "");
+}
+
+async fn a_refusal_to_be_transcribed_is_kept_to(store: &Store) {
+    store.create_session(TENANT, new_session("s", 1)).await.unwrap();
+    let no = Consent { recording: true, transcription: false, by: "ann".into(), at: 5 };
+    store.set_consent(TENANT, "s", &no).await.unwrap();
+    let done = store.ingest(TENANT, batch("session-s", "k", &["a"])).await.unwrap();
+    assert_eq!((done.accepted, done.duplicates), (1, 0), "the worker need not send it again");
+    let found = store.transcripts(TENANT, "s", &everything()).await.unwrap().page;
+    assert_eq!(found.total, 0);
+    assert_eq!(store.session(TENANT, "s").await.unwrap().unwrap().consent, Some(no));
+}
+
+fn room_event(id: &str, at: i64, change: RoomChange) -> RoomEvent {
+    RoomEvent {
+        id: id.into(),
+        room: "session-s".into(),
+        sid: "RM_1".into(),
+        at,
+        received_at: at + 1,
+        change,
+    }
+}
+
+async fn a_webhook_is_acted_on_once(store: &Store) {
+    let unknown = room_event("E0", 1, RoomChange::Started);
+    assert_eq!(store.apply_webhook(&unknown).await.unwrap(), Applied::Unknown);
+    store.create_session("acme", new_session("s", 1)).await.unwrap();
+    let status = async || store.session("acme", "s").await.unwrap().unwrap().status;
+
+    store.apply_webhook(&room_event("E1", 10, RoomChange::Started)).await.unwrap();
+    assert_eq!(status().await, SessionStatus::InProgress, "it is found in whichever tenant");
+    let joined =
+        |name: &str| RoomChange::Joined { identity: "ann".into(), name: name.into(), agent: false };
+    store.apply_webhook(&room_event("E2", 20, joined("Ann"))).await.unwrap();
+    let again = store.apply_webhook(&room_event("E2", 20, joined("Bob"))).await.unwrap();
+    assert_eq!(again, Applied::Repeated);
+    let left = RoomChange::Left { identity: "ann".into() };
+    store.apply_webhook(&room_event("E3", 30, left)).await.unwrap();
+    let people = store.participants("acme", "s").await.unwrap();
+    assert_eq!(people.len(), 1);
+    assert_eq!((people[0].name.as_str(), people[0].left_at), ("Ann", Some(30)));
+
+    store.apply_webhook(&room_event("E4", 40, RoomChange::Finished)).await.unwrap();
+    let ended = store.session("acme", "s").await.unwrap().unwrap();
+    assert_eq!((ended.status, ended.ended_at), (SessionStatus::Completed, Some(40)));
+    store.apply_webhook(&room_event("E5", 50, RoomChange::Started)).await.unwrap();
+    assert_eq!(status().await, SessionStatus::Completed, "a late one does not begin it again");
+}
+
+async fn a_link_has_one_use_and_few_tries(store: &Store) {
+    store.create_session(TENANT, new_session("s", 1)).await.unwrap();
+    let link = Link {
+        token: "t".into(),
+        tenant: TENANT.into(),
+        session_id: "s".into(),
+        password_hash: "hash".into(),
+        name: "Ann".into(),
+        attempts: 0,
+        created_at: 1,
+        expires_at: 2,
+        used_at: None,
+    };
+    store.create_link(&link).await.unwrap();
+    assert_eq!(store.link("t").await.unwrap(), Some(link));
+    assert_eq!(store.link("u").await.unwrap(), None);
+    let tries = async || store.take_attempt("t", 3).await.unwrap();
+    assert_eq!(
+        [tries().await, tries().await, tries().await, tries().await],
+        [true, true, true, false]
+    );
+    assert!(store.use_link("t", 9).await.unwrap());
+    assert!(!store.use_link("t", 10).await.unwrap());
+    let used = store.link("t").await.unwrap().unwrap();
+    assert_eq!((used.attempts, used.used_at), (3, Some(9)));
+}
+
+async fn keys_are_found_by_prefix_and_revoked(store: &Store) {
+    let tenant = Tenant {
+        id: "acme".into(),
+        name: "Acme".into(),
+        retention_days: 30,
+        rate_limit: Some(5),
+        redact: true,
+        created_at: 1,
+        revoked_at: None,
+    };
+    assert!(store.create_tenant(&tenant).await.unwrap());
+    assert!(!store.create_tenant(&tenant).await.unwrap());
+    assert_eq!(store.tenant("acme").await.unwrap(), Some(tenant.clone()));
+    assert_eq!(store.tenants().await.unwrap(), [tenant]);
+    let key = ApiKey {
+        id: "k1".into(),
+        tenant: "acme".into(),
+        prefix: "abc".into(),
+        hash: "ff".into(),
+        role: Role::Agent,
+        subject: String::new(),
+        label: "worker".into(),
+        created_at: 2,
+        revoked_at: None,
+    };
+    store.create_key(&key).await.unwrap();
+    assert_eq!(store.key_by_prefix("abc").await.unwrap(), Some(key.clone()));
+    assert_eq!(store.keys("acme").await.unwrap(), [key]);
+    assert_eq!(store.keys("other").await.unwrap(), []);
+    assert!(store.revoke_key("abc", 7).await.unwrap());
+    assert!(!store.revoke_key("k1", 8).await.unwrap(), "it is revoked already");
+    assert_eq!(store.key_by_prefix("abc").await.unwrap().unwrap().revoked_at, Some(7));
+    assert!(store.revoke_tenant("acme", 9).await.unwrap());
+    assert_eq!(store.tenant("acme").await.unwrap().unwrap().revoked_at, Some(9));
+}
+
+fn recording(id: &str) -> NewRecording {
+    NewRecording {
+        id: id.into(),
+        filename: format!("{id}.mp4"),
+        object_key: format!("recordings/{id}.mp4"),
+        track_type: "mixed".into(),
+        source: RecordingSource::Egress,
+        status: RecordingStatus::Active,
+        egress_id: Some(format!("EG_{id}")),
+        encrypted: false,
+        duration_ms: 0,
+        file_size: 0,
+        created_at: 5,
+        ended_at: None,
+    }
+}
+
+async fn recordings_end_once(store: &Store) {
+    store.create_session(TENANT, new_session("s", 1)).await.unwrap();
+    store.add_recording(TENANT, "s", &recording("a")).await.unwrap();
+    store.add_recording(TENANT, "s", &recording("a")).await.unwrap();
+    store.add_recording(TENANT, "s", &recording("b")).await.unwrap();
+    let end = |status, at| RecordingEnd { status, duration_ms: 1_000, file_size: 9, at };
+    store.end_recording(TENANT, "a", end(RecordingStatus::Complete, 8)).await.unwrap();
+    store.end_recording(TENANT, "a", end(RecordingStatus::Failed, 9)).await.unwrap();
+    let ended = RoomChange::EgressEnded {
+        egress_id: "EG_b".into(),
+        failed: true,
+        duration_ms: 3,
+        file_size: 4,
+    };
+    store.apply_webhook(&room_event("E1", 10, ended)).await.unwrap();
+    let found = store.recordings(TENANT, "s").await.unwrap();
+    let ends: Vec<_> = found.iter().map(|row| (&*row.id, row.status, row.ended_at)).collect();
+    let expected =
+        [("a", RecordingStatus::Complete, Some(8)), ("b", RecordingStatus::Failed, Some(10))];
+    assert_eq!(ends, expected);
+    assert_eq!(store.recording("other", "a").await.unwrap(), None);
+}
+
+async fn an_erased_person_does_not_come_back(store: &Store) {
+    store.create_session(TENANT, new_session("s", 1)).await.unwrap();
+    let mut said = batch("session-s", "k", &["a"]);
+    said.items.push(IngestItem::Final(spoken("b", "bob", 1_000_500)));
+    store.ingest(TENANT, said.clone()).await.unwrap();
+    store.add_recording(TENANT, "s", &recording("r")).await.unwrap();
+    let data = store.person(TENANT, "ann").await.unwrap();
+    assert_eq!((ids(&data.transcripts), data.recordings.len()), (vec!["a"], 1));
+
+    let erased = store.erase_person(TENANT, "ann", &data.recordings, 1_200_000).await.unwrap();
+    assert_eq!((erased.transcripts, erased.recordings), (1, 1));
+    assert_eq!(store.person(TENANT, "ann").await.unwrap(), Default::default());
+    // The worker had no answer and sends it all again, and something said later.
+    said.items.push(IngestItem::Final(spoken("later", "ann", 1_300_000)));
+    store.ingest(TENANT, said).await.unwrap();
+    let found = store.transcripts(TENANT, "s", &everything()).await.unwrap().page;
+    assert_eq!(ids(&found.rows), ["b", "later"]);
+    let events = store.events_after(TENANT, "s", 0, 10).await.unwrap();
+    let finals = events.iter().filter(|event| matches!(event.body, EventBody::Final(_)));
+    assert_eq!(finals.count(), 2, "nor is it in the log");
+}
+
+async fn what_is_too_old_is_purged_and_the_rest_stays(store: &Store) {
+    for (id, at) in [("old", 10), ("recorded", 20), ("young", 900)] {
+        store.create_session(TENANT, new_session(id, at)).await.unwrap();
+        store.end_session(TENANT, id, at + 5).await.unwrap();
+    }
+    store.create_session("other", new_session("theirs", 10)).await.unwrap();
+    store.ingest(TENANT, batch("session-old", "k", &["a", "b"])).await.unwrap();
+    store.add_recording(TENANT, "recorded", &recording("r")).await.unwrap();
+
+    let purged = store.purge(TENANT, 100).await.unwrap();
+    assert_eq!((purged.sessions, purged.transcripts), (1, 2));
+    let old = store.recordings_before(TENANT, 100).await.unwrap();
+    assert_eq!(old.len(), 1);
+    store.remove_recording(TENANT, &old[0].id).await.unwrap();
+    assert_eq!(store.purge(TENANT, 100).await.unwrap().sessions, 1);
+    assert!(store.session(TENANT, "young").await.unwrap().is_some());
+    assert!(store.session("other", "theirs").await.unwrap().is_some());
+    assert_eq!(store.tenants_with_sessions().await.unwrap(), [TENANT, "other"]);
+}
+
+async fn audit_rows_are_the_tenants_own(store: &Store) {
+    for object in ["a", "b", "a"] {
+        let new = NewAudit { at: 1, actor: "ann", action: "read", object, detail: json!({"n": 1}) };
+        store.audit(TENANT, new).await.unwrap();
+    }
+    let page = PageRequest { page: 1, limit: 10 };
+    let found = store.audit_rows(TENANT, Some("a"), page).await.unwrap();
+    assert_eq!((found.total, &found.rows[0].detail), (2, &json!({"n": 1})));
+    assert!(found.rows[0].seq > found.rows[1].seq, "the newest first");
+    assert_eq!(store.audit_rows(TENANT, None, page).await.unwrap().total, 3);
+    assert_eq!(store.audit_rows("other", None, page).await.unwrap().total, 0);
+}
+
+async fn the_agents_deadlines_are_found_when_due(store: &Store) {
+    for id in ["a", "b"] {
+        store.create_session(TENANT, new_session(id, 1)).await.unwrap();
+    }
+    store.set_agent_pending(TENANT, "a", Some(("leave", 100))).await.unwrap();
+    store.set_agent_pending(TENANT, "b", Some(("leave", 100))).await.unwrap();
+    store.set_agent_pending(TENANT, "b", None).await.unwrap();
+    assert_eq!(store.agents_due(99).await.unwrap(), []);
+    let due = store.agents_due(100).await.unwrap();
+    assert_eq!(due.len(), 1);
+    assert_eq!(due[0].agent_pending, Some(("leave".into(), 100)));
+    store.end_session(TENANT, "a", 101).await.unwrap();
+    assert_eq!(store.agents_due(200).await.unwrap(), [], "over is over");
+    let open = store.open_sessions((0, ""), 10).await.unwrap();
+    assert_eq!(open.iter().map(|session| &*session.id).collect::<Vec<_>>(), ["b"]);
 }

@@ -1,11 +1,19 @@
 //! Speech to text: what every provider is to the rest of antiphon.
 //!
-//! A provider is a pure codec (`PROVIDER/proto.rs`) and a driver (`PROVIDER/mod.rs`) that keeps one
-//! streaming connection per speaker, warm between turns, and reconnects by itself.
+//! A provider is a pure codec (`PROVIDER/proto.rs`) for the one driver that keeps a streaming
+//! connection per speaker, warm between turns, and reconnects by itself.
 
+pub mod assemblyai;
 pub mod backlog;
 pub mod deepgram;
+pub mod driver;
+pub mod openai;
+pub mod relay;
+mod telling;
+#[cfg(test)]
+mod testing;
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -13,7 +21,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::audio::queue::AudioReceiver;
 
 /// One recognised word. Times are in ms since the first sample of the stream.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Word {
     pub text: String,
     pub start_ms: u64,
@@ -22,7 +30,7 @@ pub struct Word {
 }
 
 /// What the provider made of one stretch of audio. Times are in ms since the stream's first sample.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Transcript {
     pub text: String,
     pub start_ms: u64,
@@ -56,7 +64,7 @@ pub enum SttEvent {
 }
 
 /// Why recognition failed. `public()` is what a user may read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum SttError {
     #[error("the provider refused the credentials (HTTP {status})")]
     Unauthorized { status: u16 },
@@ -97,6 +105,10 @@ pub trait Stt: Send + Sync + std::fmt::Debug + 'static {
     /// As written in agent files: `deepgram`.
     fn provider(&self) -> &'static str;
     fn model(&self) -> &str;
+    /// Whether words are told while they are being said.
+    fn gives_interims(&self) -> bool {
+        true
+    }
     /// Opens a stream that reads 16 kHz mono s16 from `audio`. Must be called inside a tokio runtime.
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream;
 }

@@ -12,13 +12,11 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-/// antiphon's own news; of the libraries below, what should worry an operator. `async_openai` logs
-/// what a provider sent when it cannot read it, which may be a caller's words.
+/// antiphon's own news; of the libraries below, what should worry an operator.
 const DEFAULT_FILTER: &str = "info,livekit=warn,livekit_api=warn,livekit_signaling=warn,\
      livekit_net=warn,libwebrtc=warn,rtc_audio=warn,str0m=warn,turn_client_proto=error,\
      stun_proto=error,tungstenite=warn,\
-     tokio_tungstenite=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,h2=warn,sqlx=warn,\
-     async_openai=off";
+     tokio_tungstenite=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,h2=warn,sqlx=warn";
 
 /// How events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

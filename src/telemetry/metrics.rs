@@ -31,6 +31,8 @@ pub const STT_RECONNECTS_TOTAL: &str = "antiphon_stt_reconnects_total";
 pub const LLM_FIRST_TOKEN_SECONDS: &str = "antiphon_llm_first_token_seconds";
 /// Labels `provider` and `kind`: input, cached, output.
 pub const LLM_TOKENS_TOTAL: &str = "antiphon_llm_tokens_total";
+/// Label `size`: small, large.
+pub const LLM_ROUTED_TOTAL: &str = "antiphon_llm_routed_total";
 pub const TTS_FIRST_AUDIO_SECONDS: &str = "antiphon_tts_first_audio_seconds";
 pub const TTS_CHARACTERS_TOTAL: &str = "antiphon_tts_characters_total";
 /// Labels `part` (stt, llm, tts) and `provider`.
@@ -103,6 +105,7 @@ const TABLE: &[(Kind, &str, Unit, &str)] = &[
         "From the start of a generation to its first text",
     ),
     (Counter, LLM_TOKENS_TOTAL, Unit::Count, "Tokens, by kind"),
+    (Counter, LLM_ROUTED_TOTAL, Unit::Count, "Turns, by the size of the model that they need"),
     (
         Latency,
         TTS_FIRST_AUDIO_SECONDS,

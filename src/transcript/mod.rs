@@ -7,6 +7,7 @@ mod delivery;
 mod lane;
 mod line;
 pub mod outbox;
+pub mod redact;
 pub mod reporter;
 pub mod segment;
 pub mod wire;

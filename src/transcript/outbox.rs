@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -51,6 +51,8 @@ struct Directory {
     path: PathBuf,
     cap: u64,
     used: AtomicU64,
+    /// Whether the alarm has been given.
+    alarmed: AtomicBool,
 }
 
 impl Outbox {
@@ -59,7 +61,8 @@ impl Outbox {
         let path = state_dir.join("outbox");
         blocking(move || {
             make_private_directory(&path)?;
-            let directory = Directory { path, cap, used: AtomicU64::new(0) };
+            let directory =
+                Directory { path, cap, used: AtomicU64::new(0), alarmed: AtomicBool::new(false) };
             directory.used.store(directory.measure()?, Ordering::Relaxed);
             Ok(Self(Arc::new(directory)))
         })
@@ -121,7 +124,9 @@ impl Directory {
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
-        if self.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.cap {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.alarm(used);
+        if used <= self.cap {
             return Ok(());
         }
         // Other processes may have removed theirs since the last count.
@@ -138,9 +143,29 @@ impl Directory {
         ))
     }
 
+    /// Says in time that it fills up: while there is still room, and again only after it emptied.
+    fn alarm(&self, used: u64) {
+        metrics::gauge!("antiphon_outbox_bytes").set(used as f64);
+        metrics::gauge!("antiphon_outbox_fill_ratio").set(used as f64 / self.cap.max(1) as f64);
+        if used >= self.cap / 10 * 8 {
+            if !self.alarmed.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    used,
+                    cap = self.cap,
+                    path = %self.path.display(),
+                    "the outbox is filling up: the control endpoint takes no reports; when it is \
+                     full, finals that the endpoint does not take at once are lost"
+                );
+            }
+        } else if used < self.cap / 2 {
+            self.alarmed.store(false, Ordering::Relaxed);
+        }
+    }
+
     fn release(&self, bytes: u64) {
         let saturating = |used: u64| Some(used.saturating_sub(bytes));
-        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, saturating);
+        let before = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, saturating);
+        self.alarm(before.unwrap_or_default().saturating_sub(bytes));
     }
 
     /// Makes a file that no other process can take for a dead one's.

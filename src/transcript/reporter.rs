@@ -20,7 +20,7 @@ use super::{
     lane::{Lane, Record},
     outbox::{MAX_ADOPTED, Outbox},
     segment::Segment,
-    wire::{Item, Spoken, UsageItem},
+    wire::{Item, RecordingItem, Spoken, UsageItem},
 };
 use crate::session::command::Usage;
 
@@ -197,6 +197,24 @@ impl SessionReporter {
         self.live(Item::Event { name: name.to_owned(), data });
     }
 
+    pub fn info(&self) -> &SessionInfo {
+        &self.info
+    }
+
+    /// Another one for the same session, for what may come after this one's close.
+    pub fn sibling(&self) -> Self {
+        self.reporter.session(self.info.clone())
+    }
+
+    /// A recording of this session is where it belongs. Returns when that is on disk here.
+    pub async fn recording(&self, recording: &RecordingItem) -> io::Result<()> {
+        let told = self.append(&Item::Recording(recording.clone())).await;
+        if let Err(error) = &told {
+            tracing::error!(%error, "a recording could not be written to the outbox");
+        }
+        told
+    }
+
     /// The agent has left the room.
     pub async fn close(self) {
         let item = Item::Closed { at_unix_ms: crate::clock::unix_ms() };
@@ -310,6 +328,7 @@ mod tests {
                 Item::State { state } => state.clone(),
                 Item::Usage(usage) => format!("usage {}", usage.service),
                 Item::Event { name, .. } => format!("event {name}"),
+                Item::Recording(recording) => format!("recording {}", recording.id),
                 Item::Closed { .. } => "closed".into(),
                 Item::Unknown => "unknown".into(),
             };

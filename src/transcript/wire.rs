@@ -27,16 +27,21 @@ pub const MAX_ITEMS: usize = 1000;
     ]
 }))]
 pub struct IngestRequest {
+    #[schema(min_length = 1, max_length = 256)]
     pub room: String,
     /// Tells one life of a room from the next when its name is used again: the room's SID.
     #[serde(default)]
+    #[schema(max_length = 256)]
     pub session_key: String,
     /// The agent's name.
     #[serde(default)]
+    #[schema(max_length = 256)]
     pub agent: String,
     /// When the worker's session began, in ms since the Unix epoch.
+    #[schema(minimum = 0, maximum = 253_402_300_799_999_i64)]
     pub started_at_unix_ms: i64,
     /// In the order in which it happened; at most 1000.
+    #[schema(max_items = 1000)]
     pub items: Vec<Item>,
 }
 
@@ -48,14 +53,26 @@ pub enum Item {
     /// An interim: shown to live listeners, not stored.
     Interim(Spoken),
     /// The agent's state: idle, listening, thinking, speaking.
-    State { state: String },
+    State {
+        #[schema(min_length = 1, max_length = 256)]
+        state: String,
+    },
     /// What was used, to be priced.
     Usage(UsageItem),
     /// Something else that live listeners may want to know.
-    Event { name: String, data: Value },
+    Event {
+        #[schema(min_length = 1, max_length = 256)]
+        name: String,
+        data: Value,
+    },
+    /// The worker has recorded the session itself; stored once for each id.
+    Recording(RecordingItem),
     /// The agent has left the room.
     #[serde(rename_all = "camelCase")]
-    Closed { at_unix_ms: i64 },
+    Closed {
+        #[schema(minimum = 0, maximum = 253_402_300_799_999_i64)]
+        at_unix_ms: i64,
+    },
     #[serde(other)]
     Unknown,
 }
@@ -65,15 +82,20 @@ pub enum Item {
 #[serde(rename_all = "camelCase")]
 pub struct Spoken {
     /// Unique for ever.
+    #[schema(min_length = 1, max_length = 256)]
     pub id: String,
-    #[schema(value_type = String, example = "user")]
+    #[schema(inline)]
     pub kind: SpeakerKind,
     /// The participant's identity.
+    #[schema(min_length = 1, max_length = 256)]
     pub speaker_id: String,
     #[serde(default)]
+    #[schema(max_length = 256)]
     pub speaker_name: String,
+    #[schema(max_length = 100_000)]
     pub content: String,
     /// The start of the speech, in ms since the Unix epoch.
+    #[schema(minimum = 0, maximum = 253_402_300_799_999_i64)]
     pub spoken_at_unix_ms: i64,
     #[serde(default)]
     pub duration_ms: u64,
@@ -103,13 +125,39 @@ impl Spoken {
     }
 }
 
+/// A recording that the worker has made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordingItem {
+    /// Unique for ever.
+    #[schema(min_length = 1, max_length = 256)]
+    pub id: String,
+    #[schema(min_length = 1, max_length = 256)]
+    pub filename: String,
+    /// Where it is in the storage.
+    #[schema(max_length = 512, pattern = r"^recordings/rooms/[A-Za-z0-9_-]+/[A-Za-z0-9_-]+\.ogg$")]
+    pub object_key: String,
+    #[schema(min_length = 1, max_length = 256)]
+    pub track_type: String,
+    pub duration_ms: u64,
+    /// In bytes, as a reader gets it.
+    pub file_size: u64,
+    #[serde(default)]
+    pub encrypted: bool,
+    #[schema(minimum = 0, maximum = 253_402_300_799_999_i64)]
+    pub created_at_unix_ms: i64,
+}
+
 /// What one use of one provider amounts to; counts that do not apply are absent.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct UsageItem {
     /// stt, llm or tts.
+    #[schema(max_length = 256)]
     pub service: String,
+    #[schema(max_length = 256)]
     pub provider: String,
+    #[schema(max_length = 256)]
     pub model: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audio_ms: Option<u64>,

@@ -2,17 +2,22 @@
 
 pub mod chunker;
 pub mod elevenlabs;
+pub mod openai;
+pub mod pcm;
+pub mod relay;
+pub mod spoken;
 pub mod words;
 
+use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Names one speech (one agent utterance) within a session; grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SpeechId(pub u64);
 
 /// A word (or piece of text) with the time at which it is spoken, in ms since the first sample of
 /// the speech. The concatenation of all texts is the text spoken so far, spaces included.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedText {
     pub text: String,
     pub start_ms: u64,
@@ -56,7 +61,7 @@ pub enum TtsEvent {
 }
 
 /// Why synthesis failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum TtsError {
     #[error("the provider refused the credentials (HTTP {status})")]
     Unauthorized { status: u16 },

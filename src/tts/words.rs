@@ -37,6 +37,22 @@ impl WordGatherer {
     }
 }
 
+/// The words of a piece spread over the audio it became, in proportion to their length: times are ms
+/// since the first sample of the speech.
+pub fn spread(piece: &str, start_ms: u64, end_ms: u64) -> Vec<TimedText> {
+    let total = piece.chars().count().max(1) as u64;
+    let length = end_ms.saturating_sub(start_ms);
+    let mut words = WordGatherer::default();
+    let mut all = Vec::new();
+    for (at, c) in (0_u64..).zip(piece.chars()) {
+        let from = start_ms + length * at / total;
+        let to = start_ms + length * (at + 1) / total;
+        all.extend(words.push(c.encode_utf8(&mut [0; 4]), from, to));
+    }
+    all.extend(words.finish());
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -63,6 +79,14 @@ mod tests {
         assert_eq!(gather("Hi  there."), [timed("Hi  ", 0, 20), timed("there.", 40, 100)]);
     }
 
+    #[test]
+    fn words_are_spread_over_the_audio() {
+        let words = spread("ab cd ", 100, 700);
+        let timed =
+            |text: &str, start_ms, end_ms| TimedText { text: text.into(), start_ms, end_ms };
+        assert_eq!(words, [timed("ab ", 100, 300), timed("cd ", 400, 600)]);
+    }
+
     proptest! {
         #[test]
         fn words_concatenate_to_the_text(text in "[a-z .\n]{0,60}") {
@@ -70,6 +94,16 @@ mod tests {
             let joined: String = words.iter().map(|word| word.text.as_str()).collect();
             prop_assert_eq!(joined, text);
             prop_assert!(words.windows(2).all(|pair| pair[0].end_ms <= pair[1].start_ms));
+        }
+
+        #[test]
+        fn words_concatenate_and_stay_within_the_audio(
+            piece in "[a-zé .]{0,40}", start in 0_u64..10_000, length in 0_u64..10_000,
+        ) {
+            let words = spread(&piece, start, start + length);
+            let joined: String = words.iter().map(|word| word.text.as_str()).collect();
+            prop_assert_eq!(joined, piece);
+            prop_assert!(words.iter().all(|it| start <= it.start_ms && it.end_ms <= start + length));
         }
     }
 }

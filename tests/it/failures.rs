@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antiphon::{
-    doubles::Script,
+    doubles::{Script, faults::Faulty},
     room::join::{self, RoomJob},
 };
 use tokio_util::sync::CancellationToken;

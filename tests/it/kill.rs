@@ -1,14 +1,24 @@
-//! kill -9 of the worker: no final that was shown is lost, none is doubled.
+//! kill -9 of the worker or of the control endpoint: no final is lost, none is doubled.
 
 use std::time::Duration;
 
-use antiphon::doubles::Script;
+use antiphon::{
+    doubles::Script,
+    transcript::{
+        reporter::{Reporter, ReporterConfig, SessionInfo},
+        segment::{Segment, SpeakerKind},
+    },
+};
+use secrecy::SecretString;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::support::{
-    antiphon::Worker,
+    antiphon::{Control, Worker},
     caller::{Text, fixture},
-    stage::Stage,
+    livekit::free_tcp,
+    stage::{Stage, TOKEN},
 };
 
 const ROUNDS: u64 = 25;
@@ -52,4 +62,91 @@ async fn every_final_that_was_shown_survives_kill_9_once() {
         let same = rows.iter().filter(|row| row["content"] == **sentence).count();
         assert_eq!((rows.len(), same), (1, 1), "{room}: {rows:?}");
     }
+}
+
+/// How often the control endpoint is killed; the soak asks for more.
+fn rounds() -> u64 {
+    std::env::var("ANTIPHON_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_final_survives_kill_9_of_the_control_endpoint_once_and_in_order() {
+    const CALLS: usize = 8;
+    let state = tempfile::tempdir().expect("a state directory");
+    let port = free_tcp();
+    let url: Url = format!("http://127.0.0.1:{port}").parse().expect("a URL");
+    let reporter = Reporter::start(ReporterConfig {
+        state_dir: state.path().to_owned(),
+        control_url: Some(url.clone()),
+        token: Some(SecretString::from(TOKEN)),
+        outbox_cap: 1 << 30,
+    })
+    .await
+    .expect("an outbox");
+    let stop = CancellationToken::new();
+    let calls: Vec<_> = (0..CALLS)
+        .map(|call| {
+            let session = reporter.session(SessionInfo {
+                room: format!("call-{call}"),
+                session_key: format!("RM_{call}"),
+                agent: "assistant".into(),
+                started_at_unix_ms: 1_000,
+            });
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let mut said: u64 = 0;
+                while !stop.is_cancelled() {
+                    let segment = Segment {
+                        id: format!("{call}-{said}"),
+                        kind: SpeakerKind::User,
+                        speaker_id: "ann".into(),
+                        speaker_name: "Ann".into(),
+                        text: format!("sentence {said}"),
+                        start_ms: said,
+                        duration_ms: 1,
+                        confidence: 1.0,
+                        is_final: true,
+                    };
+                    session.final_segment(&segment).await.expect("it is on disk");
+                    said += 1;
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                }
+                session.close().await;
+                said
+            })
+        })
+        .collect();
+    let mut seed = SEED;
+    for _ in 0..rounds() {
+        let mut control = Control::start(port, state.path()).await;
+        tokio::time::sleep(Duration::from_millis(20 + random(&mut seed) % 400)).await;
+        control.process.kill().await.expect("kill -9");
+    }
+    let _control = Control::start(port, state.path()).await;
+    stop.cancel();
+    let mut said = Vec::new();
+    for call in calls {
+        said.push(call.await.expect("the call goes on"));
+    }
+    assert!(reporter.flush(Duration::from_mins(2)).await, "all of it is acknowledged");
+
+    let get = async |path: String| -> Value {
+        let request = reqwest::Client::new().get(format!("{url}{path}")).bearer_auth(TOKEN);
+        request.send().await.expect("an answer").json().await.expect("JSON")
+    };
+    let sessions = get("api/sessions?status=all&limit=500".into()).await;
+    let sessions = sessions["sessions"].as_array().expect("sessions");
+    assert_eq!(sessions.len(), CALLS);
+    for session in sessions {
+        let room = session["room"].as_str().expect("a room");
+        let call: usize = room.strip_prefix("call-").expect("ours").parse().expect("a number");
+        let id = session["id"].as_str().expect("an id");
+        // In the order of arrival, which is the order in which it was said.
+        let export = get(format!("api/sessions/{id}/transcripts/export")).await;
+        let rows = export.as_array().expect("rows");
+        let found: Vec<&str> = rows.iter().filter_map(|row| row["content"].as_str()).collect();
+        let expected: Vec<String> = (0..said[call]).map(|n| format!("sentence {n}")).collect();
+        assert_eq!(found, expected, "{room}");
+    }
+    println!("{} finals through {} kills", said.iter().sum::<u64>(), rounds());
 }

@@ -6,6 +6,7 @@
 mod support;
 
 mod call;
+mod control;
 mod failures;
 mod interop;
 mod kill;

@@ -26,6 +26,7 @@ Commands:
   livekit-e2e [--file NAME]
                livekit's own end-to-end tests over this engine, against a real livekit-server;
                NAME is a file of livekit's tests folder, such as `room_test`
+  soak [N]     kill the control endpoint N times (1000) under load: nothing is lost or doubled
   tools        install what lint and test need, and nothing that is there already
   help         this text
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         "lint" if rest.is_empty() => lint(),
         "test" => test(rest),
         "livekit-e2e" => livekit_e2e(rest),
+        "soak" => soak(rest),
         "tools" if rest.is_empty() => all_tools(),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -93,6 +95,7 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
     tools::system_packages()?;
     let server = tools::livekit_server(&workspace)?;
     let peers = interop::peers(&workspace)?;
+    let schemathesis = tools::schemathesis(&workspace)?;
     let workspace_wide = ["test", "--locked", "--workspace"];
     Step::cargo("build the tests", workspace_wide).args(["--no-run"]).args(arguments).run()?;
     Step::cargo("tests", workspace_wide)
@@ -100,6 +103,7 @@ fn test(arguments: &[String]) -> Result<(), Failure> {
         .env("ANTIPHON_TEST_LIVEKIT_SERVER", &server)
         .env("ANTIPHON_TEST_PYTHON", peers.python)
         .env("ANTIPHON_TEST_NODE_PEER", peers.node_script)
+        .env("ANTIPHON_TEST_SCHEMATHESIS", schemathesis)
         .run()?;
     if arguments.is_empty() {
         e2e::run(&workspace, &server, None)?;
@@ -123,12 +127,28 @@ fn livekit_e2e(arguments: &[String]) -> Result<(), Failure> {
     e2e::run(&workspace, &server, file)
 }
 
+fn soak(arguments: &[String]) -> Result<(), Failure> {
+    let workspace = Workspace::find()?;
+    let server = tools::livekit_server(&workspace)?;
+    let kills = arguments.first().map_or("1000", String::as_str);
+    Step::cargo(
+        "soak",
+        ["test", "--locked", "--release", "--test", "it", "--", "kill_9_of_the_control"],
+    )
+    .env("ANTIPHON_TEST_LIVEKIT_SERVER", server)
+    .env("ANTIPHON_TEST_KILLS", kills)
+    .run()?;
+    println!("\nxtask soak: all is well");
+    Ok(())
+}
+
 fn all_tools() -> Result<(), Failure> {
     let workspace = Workspace::find()?;
     tools::system_packages()?;
     tools::livekit_server(&workspace)?;
     interop::peers(&workspace)?;
     tools::cargo_deny(&workspace)?;
+    tools::schemathesis(&workspace)?;
     println!("\nxtask tools: all is there, in {}", workspace.tools().display());
     Ok(())
 }

@@ -13,13 +13,16 @@ use crate::{
 };
 
 /// Programs that the build and the tests need, and the Debian packages that have them.
-const PACKAGES: [(&str, &str); 5] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("make", "make"),
     ("cmake", "cmake"),
     // The TURN server that relayed calls are tested against.
     ("turnserver", "coturn"),
+    // The store's tests start a server of their own.
+    ("initdb", "postgresql"),
+    ("python3", "python3"),
 ];
 
 /// The server that the integration tests run against. Later versions have replace directives in
@@ -28,7 +31,10 @@ const LIVEKIT_SERVER: &str = "github.com/livekit/livekit-server/cmd/server@v1.13
 
 const CARGO_DENY: &str = "0.20.2";
 
-/// Compilers, cmake and a TURN server, by apt-get where that is there and we may.
+/// Holds the control endpoint to its OpenAPI document.
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+
+/// Compilers, cmake and servers, by apt-get where that is there and we may.
 pub fn system_packages() -> Result<(), Failure> {
     let missing: Vec<&str> = PACKAGES
         .iter()
@@ -96,6 +102,31 @@ pub fn cargo_deny(workspace: &Workspace) -> Result<PathBuf, Failure> {
     Ok(cargo_deny)
 }
 
+/// The pinned schemathesis, in a Python environment of its own; returns its program.
+pub fn schemathesis(workspace: &Workspace) -> Result<PathBuf, Failure> {
+    let environment = workspace.tools().join("schemathesis");
+    let program = environment.join("bin").join("schemathesis");
+    if is_installed(&program, SCHEMATHESIS) {
+        return Ok(program);
+    }
+    let Some(python) = find_program("python3") else {
+        return Err(Failure::new(
+            "the tests hold the API to its document by schemathesis, which needs Python: install \
+             python3 and python3-venv and run this again",
+        ));
+    };
+    let made = Step::new("Python environment", python).args(["-m", "venv"]).args([&environment]);
+    made.run().map_err(|failure| {
+        Failure::new(format!("{} (on Debian: apt-get install python3-venv)", failure.what))
+    })?;
+    Step::new("schemathesis", environment.join("bin").join("pip"))
+        .args(["install", "--quiet", "--disable-pip-version-check", SCHEMATHESIS])
+        .run()?;
+    fs::write(stamp(&program), SCHEMATHESIS)
+        .map_err(|error| Failure::new(format!("{}: {error}", program.display())))?;
+    Ok(program)
+}
+
 /// Where a tool's version is written down once it is whole.
 pub fn stamp(tool: &Path) -> PathBuf {
     tool.with_extension("version")
@@ -117,10 +148,16 @@ pub fn make_folder(folder: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("{}: {error}", folder.display())))
 }
 
-/// In PATH, or for Go where its installer puts it.
+/// In PATH; for Go where its installer puts it, for Postgres's server programs where Debian does.
 pub fn find_program(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let usual = (program == "go").then(|| PathBuf::from("/usr/local/go/bin"));
+    let usual: Vec<PathBuf> = match program {
+        "go" => vec![PathBuf::from("/usr/local/go/bin")],
+        "initdb" => fs::read_dir("/usr/lib/postgresql")
+            .map(|versions| versions.flatten().map(|it| it.path().join("bin")).collect())
+            .unwrap_or_default(),
+        _ => Vec::new(),
+    };
     env::split_paths(&path).chain(usual).map(|folder| folder.join(program)).find(|it| it.is_file())
 }
 

@@ -2,6 +2,7 @@
 
 pub mod detector;
 mod engine;
+mod loudness;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use crate::{
     audio::vad::{
         detector::{Detector, Thresholds},
         engine::Engine,
+        loudness::Loudness,
     },
     session::input::VadEvent,
 };
@@ -88,6 +90,7 @@ impl VadConfig {
 pub struct VoiceDetector {
     engine: Engine,
     detector: Detector,
+    loudness: Loudness,
     /// The beginning of a frame.
     frame: Vec<i16>,
     /// Samples of whole frames so far.
@@ -110,7 +113,8 @@ impl VoiceDetector {
             lag: config.engine.lag(),
         });
         let frame = Vec::with_capacity(engine.frame_len());
-        Ok(Self { engine, detector, frame, samples: 0, probability: 0.0 })
+        let loudness = Loudness::default();
+        Ok(Self { engine, detector, loudness, frame, samples: 0, probability: 0.0 })
     }
 
     /// Takes 16 kHz mono s16 of any length. Each event comes with the time in the stream, in ms, at
@@ -124,10 +128,12 @@ impl VoiceDetector {
             samples = later;
             if self.frame.len() == length {
                 self.probability = self.engine.probability(&self.frame);
+                let event = self.detector.push(self.probability, length as u32);
+                let faint = self.loudness.push(&self.frame, self.detector.is_speech());
                 self.frame.clear();
                 self.samples += length as u64;
-                if let Some(event) = self.detector.push(self.probability, length as u32) {
-                    let at = self.stream_ms();
+                let at = self.stream_ms();
+                for event in event.into_iter().chain(faint.then_some(VadEvent::Faint)) {
                     on_event(within_stream(event, at), at);
                 }
             }
@@ -169,5 +175,6 @@ fn within_stream(event: VadEvent, at: u64) -> VadEvent {
     match event {
         VadEvent::Started { speech_ms } => VadEvent::Started { speech_ms: speech_ms.min(at) },
         VadEvent::Ended { silence_ms } => VadEvent::Ended { silence_ms: silence_ms.min(at) },
+        VadEvent::Faint => event,
     }
 }

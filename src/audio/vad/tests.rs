@@ -61,6 +61,7 @@ fn stretches(events: &[(VadEvent, u64)]) -> (Told, Told) {
     for &(event, at) in events {
         let at = at as i64;
         match event {
+            VadEvent::Faint => {}
             VadEvent::Started { speech_ms } => starts.push((at - i64::from(speech_ms), at)),
             VadEvent::Ended { silence_ms } => ends.push((at - i64::from(silence_ms), at)),
         }

@@ -10,6 +10,8 @@ use crate::doubles::speech_detect::{SpeechDetector, Step};
 
 /// Silence is settled by an empty final this often, as the service does.
 const SETTLE_MS: u64 = 3_000;
+/// Silence after which somebody counts as having said all.
+const PAUSE_MS: u64 = 100;
 
 /// Which utterance comes next, over all connections: what a broken connection had begun comes again.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +25,8 @@ struct Next {
 }
 
 impl Cursor {
-    fn take(&self) -> (usize, usize) {
+    /// Index of the utterance, and how many of its segments were told as final.
+    pub fn take(&self) -> (usize, usize) {
         let mut next = self.0.lock();
         next.returned.pop_first().unwrap_or_else(|| {
             next.unused += 1;
@@ -96,16 +99,43 @@ impl Hearing {
         self.steps = steps;
     }
 
-    /// Answers `Finalize`: the segment that is going on is final now.
+    /// Answers `Finalize`: what was said so far is final now. Who still speaks says the rest later.
     pub fn finalize(&mut self, out: &mut Vec<Value>) {
-        self.detector.restart();
         let now_ms = self.now_ms();
+        if self.detector.silence_ms() < PAUSE_MS && self.split(now_ms, out) {
+            return;
+        }
+        self.detector.restart();
         if self.current.is_some() {
             self.finish(now_ms, now_ms, true, out);
         } else {
             out.push(self.results(&[], now_ms, Close { finalize: true, ..Close::SEGMENT }));
             self.settled_ms = now_ms;
         }
+    }
+
+    /// Tells the words that there was time for; false if those are all.
+    fn split(&mut self, now_ms: u64, out: &mut Vec<Value>) -> bool {
+        let word_ms = (self.script.word.as_millis() as u64).max(1);
+        let Some(current) = &mut self.current else { return false };
+        let is_last = current.done + 1 >= current.segments.len();
+        let Some(words) = current.segments.get_mut(current.done) else { return false };
+        let said = (now_ms.saturating_sub(current.since_ms) / word_ms) as usize + 1;
+        if said >= words.len() && is_last {
+            return false;
+        }
+        let rest = words.split_off(said.min(words.len()));
+        let timed = timed(words, current.since_ms, now_ms);
+        if rest.is_empty() {
+            current.done += 1;
+        } else {
+            *words = rest;
+        }
+        current.shown = 0;
+        current.since_ms = now_ms;
+        out.push(self.results(&timed, now_ms, Close { finalize: true, ..Close::SEGMENT }));
+        self.settled_ms = now_ms;
+        true
     }
 
     /// Answers `CloseStream`: the last finals.
@@ -345,6 +375,20 @@ mod tests {
         out.clear();
         Hearing::new(script, cursor, 0).hear(&audio(&[(300, 3_000), (300, 0)]), &mut out);
         assert_eq!(brief(out.last().unwrap()), "FS:first");
+    }
+
+    #[test]
+    fn finalize_in_mid_speech_closes_what_was_said_and_the_rest_comes_later() {
+        let script = Arc::new(SttScript::new().utterance("one two three four five"));
+        let mut hearing = Hearing::new(script, Cursor::default(), 0);
+        let mut out = Vec::new();
+        hearing.hear(&audio(&[(300, 3_000)]), &mut out);
+        out.clear();
+        hearing.finalize(&mut out);
+        assert_eq!(out.iter().map(brief).collect::<Vec<_>>(), ["FR:one two"]);
+        out.clear();
+        hearing.hear(&audio(&[(300, 3_000), (300, 0)]), &mut out);
+        assert_eq!(brief(out.last().unwrap()), "FS:three four five");
     }
 
     #[test]

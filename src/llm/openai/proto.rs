@@ -4,39 +4,21 @@
 //! field from JSON rather than into a fixed type: `choices` is null in the usage chunk of some
 //! servers, ids and dates are missing from others, and none of that concerns us.
 
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::llm::{Message, Role};
+use crate::{
+    llm::{
+        model::{Ask, Piece, TokenUsage, ToolCall, Turn},
+        sse::SseEvent,
+        streaming::{Progress, Reader, Trouble, Wire},
+    },
+    net::http::ServerError,
+};
 
-/// How much of a server's message is kept in an error.
-const MAX_MESSAGE_CHARS: usize = 200;
-
-/// The body of `POST {base}/chat/completions`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Request<'a> {
-    model: &'a str,
-    messages: Vec<RequestMessage<'a>>,
-    stream: bool,
-    stream_options: StreamOptions,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_completion_tokens: Option<u32>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct RequestMessage<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-struct StreamOptions {
-    include_usage: bool,
-}
+/// Calls in one answer; more are not kept.
+pub const MAX_CALLS: usize = 32;
+/// Longest arguments of one call, in bytes.
+pub const MAX_ARGUMENTS: usize = 256 << 10;
 
 /// What of the settings goes into each request.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,95 +31,161 @@ pub struct Parameters {
     pub new_token_limit: bool,
 }
 
-impl Parameters {
+impl Wire for Parameters {
+    type Reader = Chunks;
+
+    fn provider(&self) -> &'static str {
+        "openai"
+    }
+
+    fn model(&self) -> &str {
+        &self.model
+    }
+
+    fn path(&self) -> (Vec<String>, Option<&'static str>) {
+        (vec!["chat".into(), "completions".into()], None)
+    }
+
     /// A request for one streamed answer with its usage. Empty messages are left out: some servers
     /// refuse them, and they say nothing.
-    pub fn request<'a>(&'a self, messages: &'a [Message]) -> Request<'a> {
-        Request {
-            model: &self.model,
-            messages: messages
-                .iter()
-                .filter(|message| !message.text.is_empty())
-                .map(|message| RequestMessage {
-                    role: match message.role {
-                        Role::System => "system",
-                        Role::User => "user",
-                        Role::Assistant => "assistant",
-                    },
-                    content: &message.text,
-                })
-                .collect(),
-            stream: true,
-            stream_options: StreamOptions { include_usage: true },
-            temperature: self.temperature,
-            max_tokens: self.max_tokens.filter(|_| !self.new_token_limit),
-            max_completion_tokens: self.max_tokens.filter(|_| self.new_token_limit),
+    fn body(&self, ask: &Ask) -> Value {
+        let mut body = json!({
+            "model": self.model,
+            "messages": ask.turns.iter().flat_map(messages).collect::<Vec<_>>(),
+            "stream": true,
+            "stream_options": {"include_usage": true},
+        });
+        if let Some(temperature) = self.temperature {
+            body["temperature"] = rounded(temperature);
         }
+        if let Some(limit) = self.max_tokens {
+            let name = if self.new_token_limit { "max_completion_tokens" } else { "max_tokens" };
+            body[name] = limit.into();
+        }
+        if !ask.tools.is_empty() {
+            let function = |tool: &crate::llm::model::ToolSpec| {
+                json!({"type": "function", "function": {
+                    "name": tool.name, "description": tool.description,
+                    "parameters": tool.parameters,
+                }})
+            };
+            body["tools"] = ask.tools.iter().map(function).collect();
+        }
+        body
+    }
+
+    fn reader(&self) -> Chunks {
+        Chunks::default()
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    pub input_tokens: u64,
-    pub cached_tokens: u64,
-    pub output_tokens: u64,
+/// A short decimal: 0.7, not 0.699999988079071.
+pub fn rounded(value: f32) -> Value {
+    ((f64::from(value) * 1_000.0).round() / 1_000.0).into()
 }
 
-/// An error that a server told, in the body of a response or within a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ServerError {
-    pub message: String,
-    /// `type` or `code`, whichever says more: `insufficient_quota`, `server_error`, …
-    pub kinds: [String; 2],
-}
-
-impl ServerError {
-    fn is(&self, kind: &str) -> bool {
-        self.kinds.iter().any(|of| of == kind)
-    }
-
-    /// The account is exhausted: waiting does not help, although the status is 429.
-    pub fn is_out_of_quota(&self) -> bool {
-        self.is("insufficient_quota") || self.is("billing_hard_limit_reached")
-    }
-
-    /// The request itself is at fault.
-    pub fn is_final(&self) -> bool {
-        self.is_out_of_quota()
-            || self.is("invalid_request_error")
-            || self.is("context_length_exceeded")
-            || self.is("model_not_found")
-    }
-}
-
-/// What one chunk of the stream holds.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Chunk {
-    pub text: String,
-    /// The model has stopped, for whatever reason.
-    pub finished: bool,
-    pub usage: Option<Usage>,
-    pub error: Option<ServerError>,
-}
-
-/// Reads one chunk; what is missing or of another type counts as not there.
-pub fn read_chunk(chunk: &Value) -> Chunk {
-    let choice = chunk
-        .get("choices")
-        .and_then(Value::as_array)
-        .and_then(|choices| choices.iter().find(|choice| is_first(choice)));
-    let delta = choice.and_then(|choice| choice.get("delta"));
-    let text = |key: &str| {
-        delta.and_then(|delta| delta.get(key)).and_then(Value::as_str).unwrap_or_default()
+fn messages(turn: &Turn) -> Vec<Value> {
+    let said = |role: &str, text: &str| {
+        if text.is_empty() { vec![] } else { vec![json!({"role": role, "content": text})] }
     };
-    Chunk {
-        // A refusal is the answer as well: unspoken it would be silence.
-        text: [text("content"), text("refusal")].concat(),
-        finished: choice
-            .and_then(|choice| choice.get("finish_reason"))
-            .is_some_and(|reason| reason.as_str().is_some_and(|reason| !reason.is_empty())),
-        usage: chunk.get("usage").and_then(read_usage),
-        error: chunk.get("error").filter(|error| !error.is_null()).map(read_error),
+    match turn {
+        Turn::System(text) => said("system", text),
+        Turn::User(text) => said("user", text),
+        Turn::Assistant { text, calls } if calls.is_empty() => said("assistant", text),
+        Turn::Assistant { text, calls } => {
+            let calls = calls.iter().map(|call| {
+                json!({"id": call.id, "type": "function", "function": {
+                    "name": call.name, "arguments": call.object().to_string(),
+                }})
+            });
+            let content = if text.is_empty() { Value::Null } else { text.as_str().into() };
+            vec![json!({
+                "role": "assistant", "content": content, "tool_calls": calls.collect::<Vec<_>>(),
+            })]
+        }
+        Turn::Results(results) => results
+            .iter()
+            .map(|it| json!({"role": "tool", "tool_call_id": it.id, "content": it.text}))
+            .collect(),
+    }
+}
+
+/// Reads the chunks of one answer; what is missing or of another type counts as not there.
+#[derive(Debug, Default)]
+pub struct Chunks {
+    calls: Vec<(u64, ToolCall)>,
+    usage: Option<TokenUsage>,
+}
+
+impl Reader for Chunks {
+    fn read(&mut self, event: &SseEvent, pieces: &mut Vec<Piece>) -> Result<Progress, Trouble> {
+        if event.data.trim() == "[DONE]" {
+            return Ok(Progress::Done);
+        }
+        let chunk: Value = serde_json::from_str(&event.data).map_err(|_| Trouble::Unreadable)?;
+        if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
+            return Err(Trouble::Server(ServerError::from_value(error)));
+        }
+        self.usage = chunk.get("usage").and_then(read_usage).or(self.usage);
+        let choices = chunk.get("choices").and_then(Value::as_array);
+        let Some(choice) = choices.and_then(|all| all.iter().find(|choice| is_first(choice)))
+        else {
+            return Ok(Progress::More);
+        };
+        if let Some(delta) = choice.get("delta") {
+            // A refusal is the answer as well: unspoken it would be silence.
+            let text = |key: &str| delta.get(key).and_then(Value::as_str).unwrap_or_default();
+            let said = [text("content"), text("refusal")].concat();
+            if !said.is_empty() {
+                pieces.push(Piece::Text(said));
+            }
+            for call in delta.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
+                self.call(call);
+            }
+        }
+        let reason = choice.get("finish_reason").and_then(Value::as_str).unwrap_or_default();
+        Ok(if reason.is_empty() { Progress::More } else { Progress::Finished })
+    }
+
+    fn finish(&mut self, pieces: &mut Vec<Piece>) {
+        pieces.extend(self.calls.drain(..).map(|(_, call)| Piece::Call(call)));
+        pieces.extend(self.usage.take().map(Piece::Usage));
+    }
+}
+
+impl Chunks {
+    /// A call comes in pieces that share an index; its first piece has id and name.
+    fn call(&mut self, piece: &Value) {
+        let text = |pointer: &str| piece.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+        let (id, name) = (text("/id"), text("/function/name"));
+        let last = self.calls.last().map(|(index, _)| *index);
+        let index = match piece.get("index").and_then(Value::as_u64) {
+            Some(index) => index,
+            // Servers without an index send whole calls.
+            None if !name.is_empty() => last.map_or(0, |index| index + 1),
+            None => last.unwrap_or(0),
+        };
+        let at = match self.calls.iter().position(|(of, _)| *of == index) {
+            Some(at) => at,
+            None if self.calls.len() < MAX_CALLS => {
+                let id = format!("call-{index}");
+                let (name, arguments) = (String::new(), String::new());
+                self.calls.push((index, ToolCall { id, name, arguments, signature: None }));
+                self.calls.len() - 1
+            }
+            None => return,
+        };
+        let call = &mut self.calls[at].1;
+        if !id.is_empty() {
+            id.clone_into(&mut call.id);
+        }
+        if call.name.is_empty() {
+            name.clone_into(&mut call.name);
+        }
+        let arguments = text("/function/arguments");
+        if call.arguments.len() + arguments.len() <= MAX_ARGUMENTS {
+            call.arguments.push_str(arguments);
+        }
     }
 }
 
@@ -145,64 +193,30 @@ fn is_first(choice: &Value) -> bool {
     choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0
 }
 
-fn read_usage(usage: &Value) -> Option<Usage> {
+fn read_usage(usage: &Value) -> Option<TokenUsage> {
     let count = |value: Option<&Value>| value.and_then(Value::as_u64);
     let input = count(usage.get("prompt_tokens"));
     let output = count(usage.get("completion_tokens"));
     if input.is_none() && output.is_none() {
         return None;
     }
-    Some(Usage {
-        input_tokens: input.unwrap_or(0),
-        cached_tokens: count(usage.pointer("/prompt_tokens_details/cached_tokens")).unwrap_or(0),
-        output_tokens: output.unwrap_or(0),
+    Some(TokenUsage {
+        input: input.unwrap_or(0),
+        cached: count(usage.pointer("/prompt_tokens_details/cached_tokens")).unwrap_or(0),
+        output: output.unwrap_or(0),
     })
-}
-
-/// The body of a response with an error status, JSON or not.
-pub fn read_error_body(body: &[u8]) -> ServerError {
-    match serde_json::from_slice::<Value>(body) {
-        // Some servers send a list with one error in it, some the error without a wrapper.
-        Ok(Value::Array(list)) => list.first().map(read_wrapped).unwrap_or_default(),
-        Ok(body) => read_wrapped(&body),
-        Err(_) => ServerError {
-            message: shorten(&String::from_utf8_lossy(body)),
-            ..ServerError::default()
-        },
-    }
-}
-
-fn read_wrapped(body: &Value) -> ServerError {
-    read_error(body.get("error").filter(|error| !error.is_null()).unwrap_or(body))
-}
-
-fn read_error(error: &Value) -> ServerError {
-    let text = |key: &str| match error.get(key) {
-        Some(Value::String(text)) => shorten(text),
-        Some(Value::Number(number)) => number.to_string(),
-        _ => String::new(),
-    };
-    let message = match error {
-        Value::String(message) => shorten(message),
-        _ => [text("message"), text("detail")]
-            .into_iter()
-            .find(|text| !text.is_empty())
-            .unwrap_or_default(),
-    };
-    ServerError { message, kinds: [text("type"), text("code")] }
-}
-
-fn shorten(text: &str) -> String {
-    let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    plain.take(MAX_MESSAGE_CHARS).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
+    use crate::llm::{
+        Message, Role,
+        model::{ToolResult, ToolSpec},
+        testing,
+    };
 
     fn parameters() -> Parameters {
         Parameters {
@@ -219,14 +233,14 @@ mod tests {
 
     #[test]
     fn a_request_carries_the_whole_conversation_and_asks_for_usage() {
-        let messages = [
+        let ask = Ask::new(&[
             message(Role::System, "Be brief."),
             message(Role::User, "Hi"),
             message(Role::Assistant, ""),
             message(Role::User, "Hello?"),
-        ];
+        ]);
         assert_eq!(
-            serde_json::to_value(parameters().request(&messages)).unwrap(),
+            parameters().body(&ask),
             json!({
                 "model": "gpt-4o-mini", "stream": true, "stream_options": {"include_usage": true},
                 "temperature": 0.5, "max_tokens": 1024,
@@ -238,9 +252,40 @@ mod tests {
             })
         );
         let new = Parameters { new_token_limit: true, temperature: None, ..parameters() };
-        let body = serde_json::to_value(new.request(&[])).unwrap();
+        let body = new.body(&Ask::default());
         assert_eq!(body["max_completion_tokens"], 1024);
         assert_eq!(body.get("max_tokens").or(body.get("temperature")), None);
+    }
+
+    #[test]
+    fn calls_and_results_go_back_as_they_came() {
+        let mut ask = Ask::default();
+        let call = ToolCall {
+            id: "c1".into(),
+            name: "weather".into(),
+            arguments: "{\"city\": \"Ulm\"}".into(),
+            signature: None,
+        };
+        ask.turns.push(Turn::Assistant { text: String::new(), calls: vec![call] });
+        ask.turns.push(Turn::Results(vec![ToolResult {
+            id: "c1".into(),
+            name: "weather".into(),
+            text: "rain".into(),
+            is_error: false,
+        }]));
+        ask.tools = [ToolSpec {
+            name: "weather".into(),
+            description: "Tells it".into(),
+            parameters: json!({"type": "object"}),
+        }]
+        .into();
+        let body = parameters().body(&ask);
+        assert_eq!(
+            body["messages"][0]["tool_calls"][0]["function"]["arguments"],
+            "{\"city\":\"Ulm\"}"
+        );
+        assert_eq!(body["messages"][1]["tool_call_id"], "c1");
+        assert_eq!(body["tools"][0]["function"]["name"], "weather");
     }
 
     #[test]
@@ -249,79 +294,46 @@ mod tests {
             ("openai", include_str!("../../../fixtures/providers/openai-stream.jsonl")),
             ("compatible", include_str!("../../../fixtures/providers/openai-compatible.jsonl")),
         ] {
-            let chunks: Vec<_> = stream
-                .lines()
-                .map(|line| read_chunk(&serde_json::from_str(line).unwrap()))
-                .collect();
-            let text: String = chunks.iter().map(|chunk| chunk.text.as_str()).collect();
+            let (text, calls, usage) = testing::play(&parameters(), stream);
             assert_eq!(text, "Sure. I can help.", "{name}");
-            assert_eq!(chunks.iter().filter(|chunk| chunk.finished).count(), 1, "{name}");
-            let usage: Vec<_> = chunks.iter().filter_map(|chunk| chunk.usage).collect();
-            let expected = Usage { input_tokens: 21, cached_tokens: 16, output_tokens: 6 };
-            assert_eq!(usage, [expected], "{name}");
-            assert!(chunks.iter().all(|chunk| chunk.error.is_none()), "{name}");
+            assert_eq!(usage, Some(TokenUsage { input: 21, cached: 16, output: 6 }), "{name}");
+            assert!(calls.is_empty());
         }
     }
 
     #[test]
-    fn an_error_within_the_stream_is_seen() {
-        let chunk =
-            read_chunk(&json!({"error": {"message": "overloaded", "type": "server_error"}}));
-        let error = chunk.error.unwrap();
-        assert_eq!(error.message, "overloaded");
-        assert!(!error.is_final());
-        let chunk = read_chunk(&json!({"error": "no such model"}));
-        assert_eq!(chunk.error.unwrap().message, "no such model");
-        assert_eq!(read_chunk(&json!({"error": null})), Chunk::default());
+    fn calls_are_put_together_from_their_pieces() {
+        let stream = include_str!("../../../fixtures/providers/openai-tools.jsonl");
+        let (_, calls, _) = testing::play(&parameters(), stream);
+        let brief: Vec<_> =
+            calls.iter().map(|it| (it.id.as_str(), it.name.as_str(), it.object())).collect();
+        assert_eq!(
+            brief,
+            [
+                ("call_a", "weather", json!({"city": "Ulm"})),
+                ("call_b", "weather", json!({"city": "Bonn"})),
+            ]
+        );
     }
 
     #[test]
-    fn error_bodies_are_read_in_every_shape() {
-        let quota = read_error_body(
-            br#"{"error":{"message":"You exceeded your quota","type":"insufficient_quota","code":"insufficient_quota"}}"#,
-        );
-        assert!(quota.is_out_of_quota());
-        let list = read_error_body(br#"[{"error":{"code":404,"message":"not found"}}]"#);
-        assert_eq!(list.message, "not found");
-        assert_eq!(read_error_body(br#"{"detail":"gone"}"#).message, "gone");
-        assert_eq!(read_error_body(b"<h1>Bad\ngateway</h1>").message, "<h1>Bad gateway</h1>");
-        assert_eq!(read_error_body(&[b'x'; 10_000]).message.len(), MAX_MESSAGE_CHARS);
-    }
-
-    fn any_json() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            "\\PC{0,8}".prop_map(Value::from),
-        ];
-        leaf.prop_recursive(4, 40, 5, |inner| {
-            let key = prop_oneof![
-                Just("choices"),
-                Just("delta"),
-                Just("content"),
-                Just("index"),
-                Just("usage"),
-                Just("prompt_tokens"),
-                Just("error"),
-                Just("message"),
-                Just("finish_reason"),
-            ];
-            prop_oneof![
-                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                proptest::collection::vec((key, inner), 0..5).prop_map(|fields| {
-                    Value::Object(fields.into_iter().map(|(key, v)| (key.to_owned(), v)).collect())
-                }),
-            ]
-        })
+    fn an_error_within_the_stream_is_seen() {
+        let read = |data: Value| {
+            let event = SseEvent { data: data.to_string(), ..SseEvent::default() };
+            Chunks::default().read(&event, &mut Vec::new())
+        };
+        let told = read(json!({"error": {"message": "overloaded", "type": "server_error"}}));
+        let Err(Trouble::Server(error)) = told else { panic!("{told:?}") };
+        assert_eq!(error.message, "overloaded");
+        assert!(!error.is_final());
+        assert!(matches!(read(json!({"error": "no"})), Err(Trouble::Server(_))));
+        assert_eq!(read(json!({"error": null})), Ok(Progress::More));
     }
 
     proptest! {
         #[test]
-        fn no_json_can_hurt(value in any_json(), junk in "\\PC{0,60}") {
-            let _ = read_chunk(&value);
-            let _ = read_error_body(value.to_string().as_bytes());
-            let _ = read_error_body(junk.as_bytes());
+        fn no_json_can_hurt(value in testing::any_json(), junk in "\\PC{0,60}") {
+            testing::feed(&parameters(), &value, &junk);
         }
     }
 }

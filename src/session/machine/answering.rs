@@ -11,6 +11,10 @@ use crate::{
         speech::{MAX_TEXT, SpeechKind, Utterance},
         state::AgentState,
         timers::{Timer, later, ms_between},
+        turn::{
+            completeness::Score,
+            preemption::{Early, MAX_TRIES, WORTH_TRYING},
+        },
     },
 };
 
@@ -22,6 +26,9 @@ impl Session {
     pub(super) fn commit(&mut self, now: Instant) {
         if let Some(ended) = self.turn.ended {
             self.metric(Metric::EndpointingDelay { ms: ms_between(ended, now) });
+        }
+        if !self.turn.paused {
+            self.pauses.none_made();
         }
         if self.settings.transcribe_only {
             self.turn.take();
@@ -40,16 +47,92 @@ impl Session {
         self.history.push_user(&text);
         self.answered = false;
         self.apologised = false;
-        let id = GenerationId(self.ids.generation());
-        self.generation = Some(Generation { id, asked_at: now, first_text: false });
         self.set_state(AgentState::Thinking);
-        let messages = self.history.snapshot();
-        self.command(Command::Generate { id, request: GenerateRequest { messages } });
         self.timers.set(Timer::LlmText, later(now, self.settings.llm_first_token));
         self.watch_thinking(now);
+        match self.early.take() {
+            Some(early) if early.answers(&text) => self.adopt(early, now),
+            early => {
+                self.early = early;
+                self.drop_early();
+                let id = GenerationId(self.ids.generation());
+                self.generation = Some(Generation { id, asked_at: now, first_text: false });
+                let messages = self.history.snapshot();
+                self.command(Command::Generate { id, request: GenerateRequest { messages } });
+            }
+        }
         if self.user_speaks() {
             // A typed turn while the user also speaks.
             self.hold(now);
+        }
+    }
+
+    /// Begins an answer while the end of the turn is still being made sure of.
+    pub(super) fn begin_early(&mut self, score: Score, now: Instant) {
+        let may = self.settings.preemptive_generation
+            && !self.settings.transcribe_only
+            && self.ready
+            && self.leaving.is_none()
+            && self.state == AgentState::Listening
+            && self.hold.is_none()
+            && score >= WORTH_TRYING;
+        if !may {
+            return;
+        }
+        let open = self.linked().and_then(|speaker| speaker.open_text()).unwrap_or_default();
+        let words = self.turn.whole(open);
+        if words.is_empty() || self.early.as_ref().is_some_and(|early| early.answers(&words)) {
+            return;
+        }
+        self.drop_early();
+        if self.turn.tries >= MAX_TRIES {
+            return;
+        }
+        self.turn.tries += 1;
+        let id = GenerationId(self.ids.generation());
+        let messages = self.history.with_user(&words);
+        self.early = Some(Early::new(id, words, now));
+        self.command(Command::Generate { id, request: GenerateRequest { messages } });
+    }
+
+    /// The user goes on, or says something else: the early answer is not wanted.
+    pub(super) fn drop_early(&mut self) {
+        if let Some(early) = self.early.take()
+            && !early.ended
+        {
+            self.command(Command::CancelGeneration { id: early.id });
+        }
+    }
+
+    /// The turn was taken with the words that the early answer is to.
+    fn adopt(&mut self, early: Early, now: Instant) {
+        let first_text = !early.text.is_empty();
+        self.generation = Some(Generation { id: early.id, asked_at: early.asked_at, first_text });
+        if first_text {
+            self.on_answer_text(early.text, now);
+        }
+        if early.ended && self.generation.take().is_some() {
+            self.timers.clear(&[Timer::LlmText]);
+            self.on_answer_end(now);
+        }
+    }
+
+    fn on_early(&mut self, event: LlmEvent, now: Instant) {
+        let Some(early) = &mut self.early else { return };
+        match event {
+            LlmEvent::Text(text) => {
+                let ttft = early.text.is_empty().then(|| ms_between(early.asked_at, now));
+                if !early.keep(&text) {
+                    self.drop_early();
+                } else if let Some(ms) = ttft {
+                    self.metric(Metric::Ttft { ms });
+                }
+            }
+            LlmEvent::End if early.text.trim().is_empty() => self.early = None,
+            LlmEvent::End => early.ended = true,
+            // Asked again once the turn is taken.
+            LlmEvent::Error(_) => self.early = None,
+            LlmEvent::Usage { .. } => {}
         }
     }
 
@@ -63,6 +146,10 @@ impl Session {
         if let LlmEvent::Usage { input_tokens, cached_tokens, output_tokens } = event {
             let usage = Usage::Llm { input_tokens, cached_tokens, output_tokens };
             self.command(Command::Usage(usage));
+            return;
+        }
+        if self.early.as_ref().is_some_and(|early| early.id == id) {
+            self.on_early(event, now);
             return;
         }
         let Some(generation) = self.generation.as_mut().filter(|current| current.id == id) else {

@@ -7,11 +7,16 @@ use crate::{
     session::{
         command::{Command, Metric, Usage},
         input::{ParticipantEvent, SpeakerId, SttInput, VadEvent},
+        settings::{Detection, Interruption},
         speaker::{Speaker, Voice, bounded},
         speech::{SpeechKind, Utterance},
         state::{AgentState, CloseReason, UserState},
         timers::{Timer, later},
-        turn::endpointing::{self, Ear},
+        turn::{
+            completeness,
+            endpointing::{self, Ear, Pauses},
+            interruption,
+        },
     },
     stt::Transcript,
 };
@@ -64,6 +69,7 @@ impl Session {
         }
         self.linked = None;
         self.turn.take();
+        self.pauses = Pauses::default();
         self.set_user_state(UserState::Listening);
         if self.settings.close_on_participant_left {
             self.leave(CloseReason::ParticipantLeft, now);
@@ -88,6 +94,7 @@ impl Session {
                     self.speech_begins(now);
                 }
             }
+            VadEvent::Faint => speaker.voice.faint = true,
             VadEvent::Ended { silence_ms } => {
                 if !speaker.voice.speaking {
                     return;
@@ -103,6 +110,9 @@ impl Session {
 
     fn speech_begins(&mut self, now: Instant) {
         self.set_user_state(UserState::Speaking);
+        self.learn_pause();
+        self.drop_early();
+        self.prompted = 0;
         self.turn.speech_begins();
         if self.leaving.is_some() {
             return;
@@ -113,6 +123,19 @@ impl Session {
             (AgentState::Thinking, None) => self.hold(now),
             (AgentState::Listening | AgentState::Thinking, Some(_)) => self.wait_for_words(now),
             (AgentState::Speaking, _) => self.watch_interruption(now),
+        }
+    }
+
+    /// The user goes on in a turn: how long was the pause?
+    fn learn_pause(&mut self) {
+        let goes_on = self.state == AgentState::Listening && self.hold.is_none();
+        let began = self.linked().and_then(|speaker| speaker.voice.began);
+        if goes_on
+            && !self.has_no_words()
+            && let (Some(ended), Some(began)) = (self.turn.ended, began)
+        {
+            self.pauses.learn(began.saturating_duration_since(ended));
+            self.turn.paused = true;
         }
     }
 
@@ -141,8 +164,9 @@ impl Session {
             (AgentState::Listening, Some(hold)) => {
                 let began = self.linked().and_then(|speaker| speaker.voice.began);
                 let caused_it = began.is_some_and(|began| began <= hold.since);
-                if caused_it && !self.turn.has_words && !self.spoke_long_enough(now) {
-                    // The detector's hangover made a short noise look long.
+                let noise = !self.turn.has_words && !self.spoke_long_enough(now);
+                if (caused_it && noise) || self.only_listens() {
+                    // The detector's hangover made a short noise look long; or the user agreed.
                     self.release(now);
                 } else if !gives_interims {
                     self.wait_for_words(now);
@@ -153,6 +177,17 @@ impl Session {
                 self.timers.set(Timer::FalseInterruption, until);
             }
             (AgentState::Thinking, None) | (AgentState::Speaking, _) => {}
+        }
+    }
+
+    /// The turn model has heard the end of speech.
+    pub(super) fn on_turn_end(&mut self, id: SpeakerId, probability: f32, now: Instant) {
+        let semantic = self.settings.detection == Detection::Semantic;
+        if semantic && self.linked == Some(id) && !self.user_speaks() && self.turn.detector_ended {
+            self.turn.sound = Some(completeness::sound(probability));
+            if self.leaving.is_none() {
+                self.endpoint(now);
+            }
         }
     }
 
@@ -184,8 +219,14 @@ impl Session {
             SttInput::Interim(heard) => self.on_transcript(id, &heard, false, now),
             SttInput::Final(heard) => self.on_transcript(id, &heard, true, now),
             SttInput::Usage { audio_ms } => self.command(Command::Usage(Usage::Stt { audio_ms })),
-            // Hints: the detector tells when speech begins and ends, finals tell what was said.
-            SttInput::SpeechStarted | SttInput::EndOfTurn => {}
+            // A hint: the detector tells when speech begins.
+            SttInput::SpeechStarted => {}
+            SttInput::EndOfTurn => {
+                if self.linked == Some(id) && self.leaving.is_none() && !self.user_speaks() {
+                    self.turn.told_end = true;
+                    self.endpoint(now);
+                }
+            }
             SttInput::Started => {
                 if let Some(speaker) = self.speaker_or_new(id, now) {
                     speaker.stream_began = Some(now);
@@ -263,9 +304,14 @@ impl Session {
                 }
                 self.endpoint(now);
             }
+            (AgentState::Listening, Some(_)) if self.only_listens() => {
+                if !self.user_speaks() {
+                    self.release(now);
+                }
+            }
             (AgentState::Listening, Some(_)) | (AgentState::Thinking, _) => self.confirm(now),
             (AgentState::Speaking, _) => {
-                if self.enough_words_to_interrupt() {
+                if self.enough_words_to_interrupt() || self.words_were_waited_for(now) {
                     self.interrupt(now);
                 }
             }
@@ -303,7 +349,66 @@ impl Session {
             return false;
         }
         let open = self.linked().and_then(|speaker| speaker.open_text()).unwrap_or_default();
-        self.turn.text.split_whitespace().chain(open.split_whitespace()).nth(min - 1).is_some()
+        let mut words = self.turn.text.split_whitespace().chain(open.split_whitespace());
+        words.nth(min - 1).is_some() && !self.only_listens()
+    }
+
+    /// Whether the words heard while the agent speaks only say that the user listens.
+    pub(super) fn only_listens(&self) -> bool {
+        let open = self.linked().and_then(|speaker| speaker.open_text()).unwrap_or_default();
+        self.settings.interruption == Interruption::Adaptive
+            && self.turn.has_words
+            && !self.turn.typed
+            && interruption::is_backchannel(&self.turn.text, open)
+    }
+
+    /// Whether the speech right before this one said more than that the user listens.
+    fn has_just_told_more(&self) -> bool {
+        let Some(speaker) = self.linked() else { return false };
+        let open = speaker.open_text().unwrap_or_default();
+        let has_words = !self.turn.text.is_empty() || !open.is_empty();
+        self.settings.interruption == Interruption::Adaptive
+            && !speaker.voice.before().is_zero()
+            && has_words
+            && !interruption::is_backchannel(&self.turn.text, open)
+    }
+
+    fn spoke_long_enough_in_all(&self, now: Instant) -> bool {
+        let all = self.linked().map(|speaker| speaker.voice.lasted_in_all(now));
+        all.is_some_and(|all| all >= self.settings.min_interruption)
+    }
+
+    /// Speech that was long enough to interrupt, but was not trusted without words.
+    fn words_were_waited_for(&self, now: Instant) -> bool {
+        let ended = self.linked().and_then(|speaker| speaker.voice.ended);
+        self.settings.interruption == Interruption::Adaptive
+            && self.spoke_long_enough_in_all(now)
+            && ended.is_none_or(|at| now.saturating_duration_since(at) <= STT_LAG)
+            && !self.only_listens()
+    }
+
+    /// The user has spoken over the agent for long enough: is it meant to stop?
+    pub(super) fn on_spoken_over(&mut self, now: Instant) {
+        if self.only_listens() {
+            return;
+        }
+        let warms_up = self
+            .first_heard_at
+            .is_none_or(|at| now.saturating_duration_since(at) < self.settings.echo_warm_up);
+        let Some(speaker) = self.linked() else { return };
+        let adaptive = self.settings.interruption == Interruption::Adaptive;
+        let doubtful = adaptive && (speaker.voice.faint || speaker.tells_words_in_time());
+        let until = speaker.voice.began.map(|began| {
+            later(began, self.settings.min_interruption.saturating_add(interruption::PATIENCE))
+        });
+        if self.turn.has_words || self.has_just_told_more() || !(warms_up || doubtful) {
+            self.interrupt(now);
+        } else if let Some(until) = until.filter(|until| *until > now) {
+            // Its words will tell, unless recognition has stalled.
+            self.timers.set(Timer::MinInterruption, until);
+        } else if !speaker.voice.faint && !warms_up {
+            self.interrupt(now);
+        }
     }
 
     /// The user has the floor.
@@ -330,6 +435,8 @@ impl Session {
             self.turn.ended.get_or_insert(now);
         }
         let linked = self.linked();
+        let language = self.settings.language.as_deref();
+        let punctuates = linked.is_some_and(|speaker| speaker.punctuates);
         let ear = Ear {
             speaking,
             began: linked.and_then(|speaker| speaker.voice.began).unwrap_or(now),
@@ -339,8 +446,26 @@ impl Session {
             asked: self.turn.finalize_sent,
             last_words: self.turn.last_words.max(self.turn.listening_since),
             gives_interims: linked.is_some_and(|speaker| speaker.gives_interims),
+            // Words that were asked for and have not come may say anything.
+            score: (!speaking && !self.turn.finalize_sent)
+                .then(|| completeness::score(&self.turn.text, language, punctuates))
+                .map(|score| score + self.turn.sound.unwrap_or(0.0)),
+            awaits_sound: self.settings.detection == Detection::Semantic
+                && self.turn.detector_ended
+                && self.turn.sound.is_none(),
+            told_end: self.turn.told_end,
+            usual_pause: self.pauses.usual(),
         };
         let (timer, at) = endpointing::next(ear, &self.settings);
+        let asked =
+            !ear.open && ear.text && ear.score.is_some() || ear.open && self.turn.detector_ended;
+        if !speaking && asked && at > now {
+            let open = self.linked().and_then(|speaker| speaker.open_text()).unwrap_or_default();
+            let words = self.turn.whole(open);
+            let language = self.settings.language.as_deref();
+            let score = completeness::score(&words, language, punctuates && !ear.open);
+            self.begin_early(score, now);
+        }
         if timer != Timer::Endpointing || at > now {
             self.timers.set(timer, at);
         } else if ear.open {
@@ -442,6 +567,9 @@ impl Session {
             return;
         }
         let began = self.linked().and_then(|speaker| speaker.voice.began).unwrap_or(now);
-        self.timers.set(Timer::MinInterruption, later(began, self.settings.min_interruption));
+        let before = self.linked().map_or(Duration::ZERO, |speaker| speaker.voice.before());
+        let said = if self.has_just_told_more() { before } else { Duration::ZERO };
+        let minimum = self.settings.min_interruption.saturating_sub(said);
+        self.timers.set(Timer::MinInterruption, later(began, minimum));
     }
 }

@@ -145,6 +145,7 @@ impl Session {
                     return;
                 }
                 speech.started(now);
+                self.first_heard_at.get_or_insert(now);
                 let is_answer = speech.kind == SpeechKind::Answer;
                 if is_answer && let Some(ended) = self.latency_from.take() {
                     self.metric(Metric::ResponseLatency { ms: ms_between(ended, now) });
@@ -305,6 +306,11 @@ impl Session {
         self.cut(now);
         if let Some(said) = self.history.reopen_user() {
             self.turn.reopen(said);
+            let began = self.linked().and_then(|speaker| speaker.voice.began);
+            if let (Some(ended), Some(began)) = (self.latency_from, began) {
+                self.pauses.learn(began.saturating_duration_since(ended));
+            }
+            self.turn.paused = true;
         }
         self.timers.clear_states();
         self.listen(now);
@@ -312,6 +318,7 @@ impl Session {
 
     /// Stops everything that the agent says or is about to; what was heard is kept.
     pub(super) fn cut(&mut self, now: Instant) {
+        self.drop_early();
         self.timers.clear(&SPEECH_TIMERS);
         self.queue.retain(|next| next.kind == SpeechKind::Say);
         let speech = self.speech.take();

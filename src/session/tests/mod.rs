@@ -1,5 +1,6 @@
 //! The machine's behaviour, told as calls in virtual time, and as invariants under any input.
 
+mod deciding;
 mod faults;
 mod properties;
 mod speakers;

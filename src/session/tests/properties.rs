@@ -17,7 +17,7 @@ use crate::{
             VadEvent,
         },
         machine::{Session, SessionIds},
-        settings::Settings,
+        settings::{Detection, Interruption, Settings},
         simulation::{Call, ms},
         state::{AgentState, CloseReason},
     },
@@ -47,7 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    let flags = prop::collection::vec(any::<bool>(), 7);
+    let flags = prop::collection::vec(any::<bool>(), 12);
     (flags, 0..3usize, prop::bool::weighted(0.1)).prop_map(|(flags, words, transcribe_only)| {
         let said = |is: bool, text: &str| is.then(|| text.to_owned());
         Settings {
@@ -60,6 +60,15 @@ fn settings() -> impl Strategy<Value = Settings> {
             apology: if flags[5] { "apology one two three".into() } else { String::new() },
             max_speak: if flags[6] { ms(30_000) } else { ms(1_500) },
             min_interruption_words: words,
+            preemptive_generation: flags[7],
+            interruption: if flags[8] { Interruption::Adaptive } else { Interruption::Speech },
+            detection: match (flags[9], flags[10]) {
+                (true, true) => Detection::Silence,
+                (true, false) => Detection::Stt,
+                (false, _) => Detection::Heuristic,
+            },
+            dynamic_endpointing: flags[10],
+            away_prompt: said(flags[11], "away one two three"),
             transcribe_only,
             ..Settings::default()
         }
@@ -136,7 +145,14 @@ impl World {
     }
 
     fn transcript(&mut self, step: Step, letter: char) -> Transcript {
-        let words: Vec<_> = (0..step.a % 5).map(|_| self.word(letter)).collect();
+        let mut words: Vec<_> = (0..step.a % 5).map(|_| self.word(letter)).collect();
+        // How a turn's words end decides how long is waited, and what stops the agent.
+        match (step.a / 5 % 6, words.last_mut()) {
+            (0, Some(last)) => last.push('.'),
+            (1, Some(_)) => words.push("and".into()),
+            (2, Some(last)) if letter == 'i' => *last = "okay".into(),
+            _ => {}
+        }
         let now_ms = self.now.duration_since(self.began).as_millis() as u64;
         let (start_ms, duration_ms) = match step.b % 4 {
             0 => (0, 0),
@@ -194,6 +210,7 @@ impl World {
             2 if step.a.is_multiple_of(4) => {
                 Some(Input::Participant { speaker, event: ParticipantEvent::Left })
             }
+            2 if step.a % 4 == 1 => Some(Input::Vad { speaker, event: VadEvent::Faint }),
             3..=7 => {
                 let event = VadEvent::Started { speech_ms: u32::from(step.a % 600) };
                 Some(Input::Vad { speaker, event })
@@ -545,8 +562,11 @@ fn call() -> impl Strategy<Value = Random> {
 }
 
 fn simulated(random: &Random) {
-    let settings =
-        Settings { greeting: Some("Hello, what can I do?".into()), ..Settings::default() };
+    let settings = Settings {
+        greeting: Some("Hello, what can I do?".into()),
+        preemptive_generation: random.timing[1].is_multiple_of(2),
+        ..Settings::default()
+    };
     let mut call = Call::new(settings);
     call.script.stt_interim_delay = Some(ms(random.timing[0]));
     call.script.stt_final_delay = ms(random.timing[0] + random.timing[1]);
@@ -600,23 +620,35 @@ fn simulated(random: &Random) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+/// A hundred thousand schedules altogether, in as many tests as a machine has cores to run them.
+macro_rules! schedules {
+    ($($inputs:ident and $calls:ident),+) => {$(
+        proptest! {
+            #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    #[test]
-    fn any_inputs_in_any_order_keep_the_invariants(
-        settings in settings(),
-        steps in prop::collection::vec(step(), 1..120),
-    ) {
-        runs(settings, &steps);
-    }
+            #[test]
+            fn $inputs(
+                settings in settings(),
+                steps in prop::collection::vec(step(), 1..120),
+            ) {
+                runs(settings, &steps);
+            }
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+            #[test]
+            fn $calls(random in call()) {
+                simulated(&random);
+            }
+        }
+    )+};
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_call_ends_in_idle_with_every_word_kept(random in call()) {
-        simulated(&random);
-    }
-}
+schedules!(
+    any_inputs_in_any_order_keep_the_invariants_1 and any_call_ends_in_idle_with_every_word_kept_1,
+    any_inputs_in_any_order_keep_the_invariants_2 and any_call_ends_in_idle_with_every_word_kept_2,
+    any_inputs_in_any_order_keep_the_invariants_3 and any_call_ends_in_idle_with_every_word_kept_3,
+    any_inputs_in_any_order_keep_the_invariants_4 and any_call_ends_in_idle_with_every_word_kept_4
+);

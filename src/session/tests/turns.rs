@@ -7,7 +7,7 @@ use crate::{
     session::{
         command::{Command, Metric},
         input::{Input, PlayoutEvent, SttInput, TtsInput, VadEvent},
-        settings::Settings,
+        settings::{Interruption, Settings},
         simulation::{CALLER, Call, ms},
         state::AgentState::{self, Idle, Listening, Speaking, Thinking},
         state::UserState,
@@ -16,11 +16,16 @@ use crate::{
 };
 
 /// Some 6 s of speech.
-const LONG: &str = "One moment please, I will look through the whole book of \
+pub(super) const LONG: &str = "One moment please, I will look through the whole book of \
                     reservations for a free table this evening.";
 
 pub(super) fn agent() -> Settings {
-    Settings { system_prompt: "Be brief.".into(), ..Settings::default() }
+    Settings {
+        system_prompt: "Be brief.".into(),
+        interruption: Interruption::Speech,
+        echo_warm_up: Duration::ZERO,
+        ..Settings::default()
+    }
 }
 
 fn names(call: &Call) -> Vec<AgentState> {
@@ -31,7 +36,7 @@ pub(super) fn is_clear(command: &Command) -> bool {
     matches!(command, Command::ClearPlayout { .. })
 }
 
-fn is_resume(command: &Command) -> bool {
+pub(super) fn is_resume(command: &Command) -> bool {
     matches!(command, Command::Resume { .. })
 }
 

@@ -1,13 +1,15 @@
-//! Fixed endpointing: a turn ends when the silence threshold has passed since the true end of
-//! speech and its last words are final.
+//! When a turn ends: after a silence since the true end of speech, once its last words are final.
 //!
-//! Recognition's own end of turn is a hint that never commits before the threshold.
+//! How long that silence is depends on the detection: a fixed threshold; recognition's own word;
+//! or, by how the words read and the voice sounds, anything from the confident delay to the longest
+//! wait. A dynamic threshold grows with the pauses that this speaker makes.
 
 use std::time::{Duration, Instant};
 
 use crate::session::{
-    settings::Settings,
+    settings::{Detection, Settings},
     timers::{Timer, later},
+    turn::completeness::Score,
 };
 
 /// Speech without a single word for this long is no speech.
@@ -31,6 +33,96 @@ pub(in crate::session) struct Ear {
     /// When recognition last told something new in this turn.
     pub last_words: Option<Instant>,
     pub gives_interims: bool,
+    /// What the words and the voice say about the end; none while the last words are awaited.
+    pub score: Option<Score>,
+    /// The turn model has not answered yet.
+    pub awaits_sound: bool,
+    /// Recognition told that the turn has ended.
+    pub told_end: bool,
+    /// The average of this speaker's pauses inside turns.
+    pub usual_pause: Option<Duration>,
+}
+
+/// Silence after which a turn with such an end is taken.
+pub(in crate::session) fn silence(ear: Ear, settings: &Settings) -> Duration {
+    let most = settings.max_endpointing.max(settings.silence_threshold);
+    let threshold = match ear.usual_pause.filter(|_| settings.dynamic_endpointing) {
+        Some(usual) => scaled(usual, PAUSE_MARGIN).clamp(settings.silence_threshold, most),
+        None => settings.silence_threshold,
+    };
+    match (settings.detection, ear.score) {
+        (Detection::Silence, _) | (Detection::Heuristic | Detection::Semantic, None) => threshold,
+        (Detection::Stt, _) if ear.told_end => Duration::ZERO,
+        (Detection::Stt, _) => most,
+        (Detection::Heuristic | Detection::Semantic, Some(score)) => {
+            let least = settings.confident_endpointing.min(settings.silence_threshold);
+            // Words that are surely the last wait for no second opinion.
+            if score >= SURE && ear.awaits_sound && score < SURER {
+                SOUND_BY.max(least).min(threshold)
+            } else if score >= SURE {
+                least
+            } else if score >= 0.0 {
+                between(threshold, least, score / SURE)
+            } else {
+                between(threshold, most, score / SURELY_NOT)
+            }
+        }
+    }
+}
+
+/// Pauses vary: the threshold lies this far above their average.
+const PAUSE_MARGIN: f32 = 1.3;
+/// From this score on a turn is surely finished.
+const SURE: Score = 1.0;
+/// ... and from this one on even before the turn model has told its opinion.
+const SURER: Score = 1.8;
+/// The turn model has answered by then, if it is fast enough to be of use.
+const SOUND_BY: Duration = Duration::from_millis(450);
+/// From this score down the user surely goes on.
+const SURELY_NOT: Score = -3.0;
+
+/// `share` (0..1) of the way from one to the other.
+fn between(from: Duration, to: Duration, share: f32) -> Duration {
+    let share = share.clamp(0.0, 1.0);
+    scaled(from, 1.0 - share) + scaled(to, share)
+}
+
+/// Whole ms: shares are no exact numbers.
+fn scaled(duration: Duration, by: f32) -> Duration {
+    Duration::from_millis((duration.as_millis() as f32 * by).round() as u64)
+}
+
+/// The average of pauses, the later ones counting for more.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::session) struct Pauses {
+    average: Option<Duration>,
+}
+
+/// How much the newest pause counts.
+const NEWEST: f32 = 0.35;
+/// Gaps between words are no pauses, and after so long a silence the user has begun anew.
+const PAUSE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(150)..=Duration::from_secs(4);
+
+impl Pauses {
+    pub fn learn(&mut self, pause: Duration) {
+        if !PAUSE.contains(&pause) {
+            return;
+        }
+        self.average = Some(match self.average {
+            Some(average) => scaled(average, 1.0 - NEWEST) + scaled(pause, NEWEST),
+            None => pause,
+        });
+    }
+
+    /// A turn without any pause: they are getting rarer.
+    pub fn none_made(&mut self) {
+        self.average = self.average.map(|average| scaled(average, 1.0 - NEWEST));
+    }
+
+    pub fn usual(self) -> Option<Duration> {
+        self.average
+    }
 }
 
 /// The one thing to wait for next. [`Timer::Endpointing`] commits the turn, or asks recognition to
@@ -55,7 +147,7 @@ pub(in crate::session) fn next(ear: Ear, settings: &Settings) -> (Timer, Instant
         let settled = ear.last_words.map_or(at, |last| later(last, settings.silence_threshold));
         (Timer::MaxEndpointing, at.max(settled))
     } else if ear.text {
-        (Timer::Endpointing, threshold)
+        (Timer::Endpointing, later(ear.ended, silence(ear, settings)))
     } else {
         (Timer::Transcript, later(ear.ended, settings.transcript_timeout))
     }
@@ -78,6 +170,10 @@ mod tests {
             asked: true,
             last_words: Some(ended + Duration::from_millis(300)),
             gives_interims: true,
+            score: None,
+            awaits_sound: false,
+            told_end: false,
+            usual_pause: None,
         };
         let settings = Settings::default();
         assert_eq!(
@@ -101,5 +197,82 @@ mod tests {
             next(going_on, &settings),
             (Timer::MaxEndpointing, began + Duration::from_secs(4))
         );
+    }
+
+    fn silence_of(score: Score, settings: &Settings) -> u128 {
+        let now = crate::clock::now();
+        let ear = Ear {
+            speaking: false,
+            began: now,
+            ended: now,
+            text: true,
+            open: false,
+            asked: true,
+            last_words: None,
+            gives_interims: true,
+            score: Some(score),
+            awaits_sound: false,
+            told_end: false,
+            usual_pause: Some(Duration::from_millis(800)),
+        };
+        silence(ear, settings).as_millis()
+    }
+
+    #[test]
+    fn the_surer_the_end_the_shorter_the_silence() {
+        let settings = Settings { dynamic_endpointing: false, ..Settings::default() };
+        assert_eq!(silence_of(3.0, &settings), 300);
+        assert_eq!(silence_of(0.5, &settings), 400);
+        assert_eq!(silence_of(0.0, &settings), 500);
+        assert_eq!(silence_of(-1.5, &settings), 1_750);
+        assert_eq!(silence_of(-9.0, &settings), 3_000);
+        let quick = Settings { silence_threshold: Duration::from_millis(250), ..settings.clone() };
+        assert_eq!(silence_of(3.0, &quick), 250, "never later than the threshold");
+        let silence_alone = Settings { detection: Detection::Silence, ..settings };
+        assert_eq!(silence_of(3.0, &silence_alone), 500);
+    }
+
+    #[test]
+    fn all_but_the_surest_end_waits_for_the_turn_model() {
+        let now = crate::clock::now();
+        let ear = |score, awaits_sound| Ear {
+            speaking: false,
+            began: now,
+            ended: now,
+            text: true,
+            open: false,
+            asked: true,
+            last_words: None,
+            gives_interims: true,
+            score: Some(score),
+            awaits_sound,
+            told_end: false,
+            usual_pause: None,
+        };
+        let settings = Settings { detection: Detection::Semantic, ..Settings::default() };
+        let ms = |ear| silence(ear, &settings).as_millis();
+        assert_eq!((ms(ear(1.2, true)), ms(ear(1.2, false))), (450, 300));
+        assert_eq!(ms(ear(2.0, true)), 300);
+    }
+
+    #[test]
+    fn a_speaker_who_pauses_is_waited_for_unless_surely_finished() {
+        let settings = Settings { dynamic_endpointing: true, ..Settings::default() };
+        assert_eq!(silence_of(0.0, &settings), 1_040);
+        assert_eq!(silence_of(3.0, &settings), 300);
+    }
+
+    #[test]
+    fn later_pauses_count_for_more_and_are_forgotten_when_none_are_made() {
+        let mut pauses = Pauses::default();
+        pauses.learn(Duration::from_millis(50));
+        assert_eq!(pauses.usual(), None, "a gap between words");
+        pauses.learn(Duration::from_millis(400));
+        pauses.learn(Duration::from_millis(1_400));
+        assert_eq!(pauses.usual().unwrap().as_millis(), 750);
+        for _ in 0..3 {
+            pauses.none_made();
+        }
+        assert!(pauses.usual().unwrap() < Duration::from_millis(250));
     }
 }

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::session::{settings::Settings, timers::later};
+use crate::session::{settings::Settings, timers::later, turn::completeness::bare};
 
 /// Noise that keeps coming back holds the agent for at most this long.
 const MAX_HOLD: Duration = Duration::from_secs(10);
@@ -15,6 +15,9 @@ const MAX_HOLD: Duration = Duration::from_secs(10);
 const MAX_HOLD_WITHOUT_INTERIMS: Duration = Duration::from_mins(1);
 /// After the end of a sound the words of it, if any, come within this time.
 const GRACE: Duration = Duration::from_millis(300);
+/// Where recognition tells words while the user speaks, speech without any is noise; if it lasts
+/// this much longer than the minimum, recognition has stalled.
+pub(in crate::session) const PATIENCE: Duration = Duration::from_secs(2);
 /// Fewer words than this, said while the agent speaks, are said in passing...
 const PASSING_WORDS: usize = 3;
 /// ...unless the agent fell silent this soon after: then they answer it.
@@ -50,6 +53,28 @@ impl Hold {
     }
 }
 
+/// Words by which somebody shows to be listening.
+pub(super) const LISTENING: &[&str] = &[
+    "mm", "mmm", "hm", "hmm", "mhm", "mm-hm", "mm-hmm", "mmhm", "mmhmm", "uh-huh", "uhhuh", "huh",
+    "uh", "um", "ah", "aha", "oh", "okay", "ok", "yeah", "yep", "yup", "yes", "right", "sure",
+    "alright", "all", "i", "see", "got", "it", "cool", "great", "good", "nice", "exactly", "true",
+    "ja", "genau", "gut", "klar", "stimmt", "oui", "ouais", "d'accord", "bien", "sí", "vale",
+    "claro",
+];
+/// Together more than this many such words are a turn.
+const MAX_BACKCHANNEL: usize = 4;
+
+/// Whether these words, together, only show that the user listens: the agent need not stop.
+pub(crate) fn is_backchannel(said: &str, open: &str) -> bool {
+    let mut count = 0;
+    let mut words = said.split_whitespace().chain(open.split_whitespace());
+    words.all(|word| {
+        count += 1;
+        LISTENING.contains(&bare(word).as_str())
+    }) && (1..=MAX_BACKCHANNEL).contains(&count)
+        && !said.ends_with('?')
+}
+
 /// Whether words heard while the agent spoke ask for an answer once it is silent.
 pub(in crate::session) fn asks_for_answer(
     text: &str,
@@ -58,7 +83,7 @@ pub(in crate::session) fn asks_for_answer(
     now: Instant,
 ) -> bool {
     !interruptible
-        || text.split_whitespace().nth(PASSING_WORDS - 1).is_some()
+        || text.split_whitespace().nth(PASSING_WORDS - 1).is_some() && !is_backchannel(text, "")
         || ended.is_none_or(|at| now.saturating_duration_since(at) <= ANSWER_WINDOW)
 }
 
@@ -74,6 +99,17 @@ mod tests {
         assert!(asks_for_answer("and at eight", long_ago, true, now));
         assert!(asks_for_answer("yes", Some(now), true, now));
         assert!(asks_for_answer("yes", long_ago, false, now), "it could not interrupt");
+    }
+
+    #[test]
+    fn agreement_is_no_turn_but_anything_more_is() {
+        for text in ["Mm-hm.", "okay", "Yeah, okay.", "I see.", "all right"] {
+            assert!(is_backchannel(text, ""), "{text}");
+        }
+        for text in ["", "okay stop", "yes but not today", "wait", "right?"] {
+            assert!(!is_backchannel(text, ""), "{text}");
+        }
+        assert!(!is_backchannel("okay", "and then"), "words that are still open count too");
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! Whose turn it is: when the user's turn has ended, and when the user interrupts.
 
+pub(super) mod completeness;
 pub(super) mod endpointing;
-pub(super) mod interruption;
+pub(crate) mod interruption;
+pub(super) mod preemption;
+pub(crate) mod word_class;
 
 use std::time::Instant;
 
+use self::completeness::Score;
 use super::history::join;
 
 /// What is kept of words that were not answered, in bytes.
@@ -32,6 +36,14 @@ pub(super) struct Turn {
     pub detector_ended: bool,
     /// Recognition was asked to close the segment since the end of speech.
     pub finalize_sent: bool,
+    /// Recognition told the end of the turn.
+    pub told_end: bool,
+    /// What the turn model made of the end of speech.
+    pub sound: Option<Score>,
+    /// The user paused in it, and went on.
+    pub paused: bool,
+    /// Answers to it that were begun before it was taken.
+    pub tries: u32,
 }
 
 impl Turn {
@@ -41,6 +53,8 @@ impl Turn {
         self.has_words = false;
         self.detector_ended = false;
         self.finalize_sent = false;
+        self.told_end = false;
+        self.sound = None;
     }
 
     pub fn add(&mut self, text: &str) {
@@ -51,6 +65,14 @@ impl Turn {
     pub fn reopen(&mut self, mut said: String) {
         join(&mut said, &self.text);
         self.text = said;
+    }
+
+    /// All words so far, those of the segment that recognition is still at included.
+    pub fn whole(&self, open: &str) -> String {
+        let mut text = self.carried.clone();
+        join(&mut text, &self.text);
+        join(&mut text, open);
+        text
     }
 
     /// The words so far ask for no answer, but are not forgotten.

@@ -7,10 +7,10 @@
 use serde_json::Value;
 use url::Url;
 
-use crate::stt::{SttEvent, Transcript, Word};
-
-/// Sample rate of the mono s16 audio that is sent, in Hz.
-pub const SAMPLE_RATE: u32 = 16_000;
+use crate::stt::{
+    SttEvent, Transcript, Word,
+    driver::{Dialect, Junk, Received, SAMPLE_RATE},
+};
 
 /// Keeps a connection open on which no audio flows: it is closed after 10 s (NET-0001).
 pub const KEEP_ALIVE: &str = r#"{"type":"KeepAlive"}"#;
@@ -94,27 +94,10 @@ impl Options {
     }
 }
 
-/// What a message means to the driver, beside the events it made.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Received {
-    /// Audio before this is transcribed for good, in ms since the stream's first sample.
-    pub settled_ms: Option<u64>,
-    /// The answer to [`FINALIZE`].
-    pub finalized: bool,
-    /// `Metadata`: after [`CLOSE_STREAM`] nothing more comes.
-    pub metadata: bool,
-    /// The server's complaint; it closes the connection after it.
-    pub error: Option<String>,
-}
-
-/// Why a message was skipped.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a JSON object with a type")]
-pub struct Junk;
-
 /// Makes events of the server's messages. One lives as long as the stream, across connections.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Codec {
+    url: Url,
     /// Where the current connection's time 0 is, in ms since the stream's first sample.
     offset_ms: u64,
     /// `SpeechStarted` was told and the speech has not ended.
@@ -126,25 +109,55 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// A new connection whose first sample is at `offset_ms` of the stream.
-    pub const fn connected(&mut self, offset_ms: u64) {
+    /// `base` carries the version: `https://api.deepgram.com/v1`.
+    pub fn new(base: &Url, options: &Options) -> Self {
+        let mut url = crate::net::url::socket(base, &["listen"]);
+        options.write_query(&mut url);
+        Self { url, offset_ms: 0, speaking: false, interim_shown: false, turn_open: false }
+    }
+}
+
+impl Dialect for Codec {
+    fn provider(&self) -> &'static str {
+        "deepgram"
+    }
+
+    fn url(&self) -> Url {
+        self.url.clone()
+    }
+
+    fn key_header(&self) -> (&'static str, &'static str) {
+        ("authorization", "Token ")
+    }
+
+    fn keep_alive(&self) -> Option<&'static str> {
+        Some(KEEP_ALIVE)
+    }
+
+    fn finalize(&self) -> Option<&'static str> {
+        Some(FINALIZE)
+    }
+
+    fn close(&self) -> &'static str {
+        CLOSE_STREAM
+    }
+
+    fn connected(&mut self, offset_ms: u64) {
         self.offset_ms = offset_ms;
     }
 
-    /// `ms` of the stream's audio are not sent on this connection: its time falls behind.
-    pub const fn skipped(&mut self, ms: u64) {
+    fn skipped(&mut self, ms: u64) {
         self.offset_ms += ms;
     }
 
-    /// Reads one text message and appends the events it makes.
-    pub fn receive(&mut self, text: &str, events: &mut Vec<SttEvent>) -> Result<Received, Junk> {
+    fn receive(&mut self, text: &str, events: &mut Vec<SttEvent>) -> Result<Received, Junk> {
         let message: Value = serde_json::from_str(text).map_err(|_| Junk)?;
         let mut received = Received::default();
         match message.get("type").and_then(Value::as_str).ok_or(Junk)? {
             "Results" => self.results(&message, events, &mut received),
             "SpeechStarted" => self.speech_started(events),
             "UtteranceEnd" => self.end_turn(events),
-            "Metadata" => received.metadata = true,
+            "Metadata" => received.is_last = true,
             "Error" => {
                 let text = ["description", "message", "variant"]
                     .into_iter()
@@ -157,7 +170,9 @@ impl Codec {
         }
         Ok(received)
     }
+}
 
+impl Codec {
     fn results(&mut self, message: &Value, events: &mut Vec<SttEvent>, received: &mut Received) {
         let flag = |key: &str| message.get(key).and_then(Value::as_bool).unwrap_or(false);
         let transcript = self.transcript(message);
@@ -270,8 +285,12 @@ mod tests {
 
     use super::*;
 
+    fn codec() -> Codec {
+        Codec::new(&Url::parse("https://host/v1").unwrap(), &Options::default())
+    }
+
     fn play(lines: &str) -> Vec<SttEvent> {
-        let (mut codec, mut events) = (Codec::default(), Vec::new());
+        let (mut codec, mut events) = (codec(), Vec::new());
         for line in lines.lines().filter(|line| !line.is_empty()) {
             // What is junk must change nothing; what is not must not fail.
             let _ = codec.receive(line, &mut events);
@@ -355,7 +374,7 @@ mod tests {
 
     #[test]
     fn what_was_finalized_on_request_ends_the_turn() {
-        let mut codec = Codec::default();
+        let mut codec = codec();
         let mut events = Vec::new();
         let message = json!({"type": "Results", "start": 1.0, "duration": 0.5, "is_final": true,
             "speech_final": false, "from_finalize": true,
@@ -368,7 +387,7 @@ mod tests {
 
     #[test]
     fn times_go_on_across_connections() {
-        let mut codec = Codec::default();
+        let mut codec = codec();
         let mut events = Vec::new();
         codec.connected(60_000);
         let message = json!({"type": "Results", "start": 1.5, "duration": 0.5, "is_final": true,
@@ -439,14 +458,14 @@ mod tests {
         #[test]
         fn random_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
             let text = String::from_utf8_lossy(&bytes);
-            let _ = Codec::default().receive(&text, &mut Vec::new());
+            let _ = codec().receive(&text, &mut Vec::new());
         }
 
         #[test]
         fn random_results_are_survived_with_sane_numbers(
             mut message in json_value(), kind in "Results|SpeechStarted|UtteranceEnd|Metadata|Error",
         ) {
-            let mut codec = Codec::default();
+            let mut codec = codec();
             codec.connected(5_000);
             if let Value::Object(fields) = &mut message {
                 fields.insert("type".into(), kind.into());

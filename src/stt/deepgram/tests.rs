@@ -10,10 +10,11 @@ use crate::{
     doubles::{
         Doubles, Script,
         deepgram::SttScript,
+        faults::Faulty,
         log::{Entry, What},
         serve,
     },
-    net::url::parse_base,
+    net::{backoff::Backoff, url::parse_base},
     stt::{SttControl, SttError},
 };
 
@@ -40,7 +41,7 @@ impl Call {
         let doubles = serve(Script { stt: script, ..Script::default() }).await.unwrap();
         let mut config =
             DeepgramConfig::new("key".into(), parse_base(&doubles.base_url()).unwrap());
-        config.backoff = Backoff::new(ms(1), ms(5), 5);
+        config.holding.backoff = Backoff::new(ms(1), ms(5), 5);
         change(&mut config);
         let (audio, receiver) = audio_queue(60 * 16_000);
         let (sender, events) = mpsc::channel(8);
@@ -214,7 +215,7 @@ async fn a_slow_connection_loses_no_audio() {
 async fn a_turn_finalized_during_an_outage_is_finalized_after_it() {
     let script = SttScript::new().utterance("hello").refuse(503).refuse(503);
     let mut call =
-        Call::with(script, |config| config.backoff = Backoff::new(ms(30), ms(30), 5)).await;
+        Call::with(script, |config| config.holding.backoff = Backoff::new(ms(30), ms(30), 5)).await;
     call.speech(ms(500));
     call.control(SttControl::Finalize).await;
     assert_eq!(finals(&call.until("EndOfTurn").await), ["hello"]);
@@ -224,7 +225,7 @@ async fn a_turn_finalized_during_an_outage_is_finalized_after_it() {
 async fn close_during_an_outage_still_brings_the_last_words() {
     let script = SttScript::new().utterance("last words").refuse(503);
     let mut call = Call::with(script, |config| {
-        config.backoff = Backoff::new(Duration::from_secs(30), Duration::from_secs(30), 5);
+        config.holding.backoff = Backoff::new(Duration::from_secs(30), Duration::from_secs(30), 5);
     })
     .await;
     assert_eq!(short(&call.next().await.unwrap()), "Lost");
@@ -258,7 +259,7 @@ async fn a_refused_request_says_why() {
 async fn retries_are_spent_one_by_one_then_a_probe_finds_the_provider_back() {
     let script = SttScript::new().utterance("hello");
     let script = (0..7).fold(script, |script, _| script.refuse(500));
-    let mut call = Call::with(script, |config| config.backoff = Backoff::default()).await;
+    let mut call = Call::with(script, |config| config.holding.backoff = Backoff::default()).await;
     let mut waits = Vec::new();
     loop {
         match call.next().await.unwrap() {

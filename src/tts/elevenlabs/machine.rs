@@ -7,6 +7,8 @@
 //! Text is kept until its speech has ended, so that a socket lost before anything was heard costs a
 //! resend and nobody notices.
 
+mod sockets;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -14,23 +16,17 @@ use std::{
 
 use super::{
     proto::{self, Frame, ServerError, VoiceSettings},
-    speech::{Context, Speech, to_samples},
+    speech::{Context, Speech},
 };
 use crate::{
     net::backoff::Backoff,
-    tts::{SpeechId, TtsCommand, TtsError, TtsEvent},
+    tts::{SpeechId, TtsCommand, TtsError, TtsEvent, pcm::to_samples},
 };
 
-/// ElevenLabs closes the socket on a sixth context.
-const MAX_CONTEXTS: usize = 5;
 /// Longest text of one speech, in bytes: half an hour of speaking.
 const MAX_SPEECH_BYTES: usize = 32_000;
 /// Speeches that wait or speak at the same time.
 const MAX_SPEECHES: usize = 32;
-/// How many times a speech of which nothing was heard is sent again.
-const MAX_RESENDS: u32 = 2;
-/// A cancelled context whose end the server does not tell is forgotten after this.
-const LINGER: Duration = Duration::from_secs(3);
 /// Without a word of the end from the server, a speech whose text is all spoken ends after this.
 const SETTLED: Duration = Duration::from_secs(1);
 /// The driver stops reading the socket at so many events that nobody has taken.
@@ -39,9 +35,6 @@ const MAX_EVENTS: usize = 64;
 const PROVEN: Duration = Duration::from_secs(10);
 /// Pause before another attempt to open a spare after one that failed.
 const SPARE_PAUSE: Duration = Duration::from_secs(2);
-/// Delays between attempts to connect while somebody waits to hear something: none, then doubling.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LONGEST_RETRY: Duration = Duration::from_millis(800);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -55,6 +48,8 @@ pub struct Settings {
     pub audio_timeout: Duration,
     /// How long a speech waits for a connection.
     pub connect_budget: Duration,
+    /// How many times a speech of which nothing was heard is sent again.
+    pub resends: u32,
     /// The server's `inactivity_timeout`.
     pub inactivity: Duration,
     /// 0..1: shortens the delays of reconnection.
@@ -343,77 +338,6 @@ impl Machine {
         }
     }
 
-    /// Nothing of the context is wanted any more.
-    fn abandon(&mut self, context: Option<Context>, now: Instant) {
-        let Some(context) = context else { return };
-        if self.settings.multi {
-            if !context.closed {
-                self.actions.push_back(Action::Send(proto::close_context(&context.name)));
-            }
-            self.lingering.push((context.name, now + LINGER));
-            self.rest(now);
-        } else {
-            self.use_up(now);
-        }
-    }
-
-    /// Marks the current socket as idle, if it is.
-    fn rest(&mut self, now: Instant) {
-        if let Some(current) = &mut self.current {
-            current.idle_since = now;
-        }
-    }
-
-    /// A single stream carries one speech: the next needs the next socket.
-    fn use_up(&mut self, now: Instant) {
-        if self.spare {
-            self.spare = false;
-            self.actions.push_back(Action::Promote);
-            self.current = Some(Socket::new(now));
-        } else {
-            self.actions.push_back(Action::Close);
-            self.current = None;
-            self.connect();
-        }
-    }
-
-    fn connect(&mut self) {
-        if !self.connecting {
-            self.connecting = true;
-            self.actions.push_back(Action::Connect);
-        }
-    }
-
-    /// Plans the next attempt: soon while somebody waits, else by the usual back-off.
-    fn retry_later(&mut self, now: Instant) {
-        if self.current.is_some() || self.refused {
-            return;
-        }
-        let delay = if self.speeches.iter().any(Speech::has_text) {
-            let delay = match self.failures {
-                0 => Duration::ZERO,
-                n => FIRST_RETRY.saturating_mul(1 << (n - 1).min(8)).min(LONGEST_RETRY),
-            };
-            self.failures = self.failures.saturating_add(1);
-            Some(delay)
-        } else {
-            self.backoff.next_delay(self.settings.jitter)
-        };
-        self.retry_at = delay.map(|delay| now + delay);
-    }
-
-    fn has_room(&self) -> bool {
-        let most = if self.settings.multi { MAX_CONTEXTS } else { 1 };
-        self.current.is_some_and(|current| self.settings.multi || !current.used)
-            && self.contexts() < most
-    }
-
-    /// Contexts that count at the server.
-    fn contexts(&self) -> usize {
-        self.speeches.iter().filter(|speech| speech.context.is_some()).count()
-            + self.lingering.len()
-    }
-
     fn find_context(&self, name: Option<&str>) -> Option<usize> {
         let mut open = self.speeches.iter().enumerate().filter_map(|(at, speech)| {
             speech.context.as_ref().map(|context| (at, context.name.as_str()))
@@ -469,8 +393,9 @@ impl Machine {
 
     /// Sends a speech of which nothing has been heard again, as long as that makes sense.
     fn send_again(&mut self, at: usize, reason: &str, now: Instant) {
+        let most = self.settings.resends;
         let speech = &mut self.speeches[at];
-        if speech.resends >= MAX_RESENDS {
+        if speech.resends >= most {
             self.end(at, Err(TtsError::Interrupted(reason.to_owned())));
         } else {
             speech.rewind();
@@ -553,7 +478,7 @@ impl Machine {
             }
             stalled = true;
             // Text that brought nothing on two sockets: a third is too late anyway.
-            if speech.samples == 0 && speech.resends > 0 {
+            if speech.samples == 0 && speech.resends >= self.settings.resends.min(1) {
                 self.end(at, Err(TtsError::Timeout(limit)));
             }
         }
@@ -667,76 +592,6 @@ impl Machine {
                 proto::end_of_stream()
             }));
         }
-    }
-
-    /// Opens, replaces and plans sockets.
-    fn mind_connection(&mut self, now: Instant) {
-        let idle = self.contexts() == 0;
-        if self.current.is_some() {
-            for speech in &mut self.speeches {
-                speech.disconnected_since = None;
-            }
-            self.retry_at = None;
-            let refresh = self.refresh_at().is_some_and(|at| at <= now);
-            let may_open = self.no_spare_before.is_none_or(|before| before <= now);
-            if self.settings.multi && self.spare {
-                self.spare = false;
-                if idle {
-                    self.actions.push_back(Action::Promote);
-                    self.current = Some(Socket::new(now));
-                } else {
-                    self.actions.push_back(Action::CloseSpare);
-                }
-            } else if self.spare && refresh {
-                self.use_up(now);
-            } else if may_open && (refresh || (!self.settings.multi && !idle && !self.spare)) {
-                self.connect();
-            }
-            return;
-        }
-        let mut newly = false;
-        for speech in self.speeches.iter_mut().filter(|speech| speech.has_text()) {
-            newly |= speech.disconnected_since.is_none();
-            speech.disconnected_since.get_or_insert(now);
-        }
-        if newly && !self.connecting {
-            // Somebody has something to say: whatever was waited for, try now.
-            self.refused = false;
-            self.retry_at = Some(self.retry_at.map_or(now, |at| at.min(now)));
-        }
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
-            self.connect();
-        }
-    }
-
-    fn keep_alive(&mut self, now: Instant) {
-        for at in 0..self.speeches.len() {
-            if self.keep_alive_at(&self.speeches[at]).is_some_and(|due| due <= now)
-                && let Some(context) = &mut self.speeches[at].context
-            {
-                context.last_sent = now;
-                let name = self.settings.multi.then_some(context.name.as_str());
-                self.actions.push_back(Action::Send(proto::keep_alive(name)));
-            }
-        }
-    }
-
-    /// When an open context that waits for more text must be told that it is still wanted.
-    fn keep_alive_at(&self, speech: &Speech) -> Option<Instant> {
-        let context = speech.context.as_ref().filter(|context| !context.closed)?;
-        Some(context.last_sent + self.settings.inactivity / 3)
-    }
-
-    /// When an idle socket is replaced, before the server would close it for inactivity.
-    fn refresh_at(&self) -> Option<Instant> {
-        let current = self.current.filter(|_| !self.connecting && self.contexts() == 0)?;
-        let due = current.idle_since + self.settings.inactivity * 3 / 4;
-        Some(self.no_spare_before.map_or(due, |before| due.max(before)))
-    }
-
-    fn connect_deadline(&self, at: usize) -> Option<Instant> {
-        self.speeches[at].disconnected_since.map(|since| since + self.settings.connect_budget)
     }
 
     fn audio_deadline(&self, speech: &Speech) -> Option<Instant> {

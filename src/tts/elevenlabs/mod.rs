@@ -7,6 +7,7 @@ mod align;
 mod machine;
 pub mod proto;
 mod speech;
+pub mod voices;
 
 use std::{pin::Pin, time::Duration};
 
@@ -56,6 +57,8 @@ pub struct ElevenLabsConfig {
     pub audio_timeout: Duration,
     /// How long a speech waits for a connection.
     pub connect_budget: Duration,
+    /// How many times a speech of which nothing was heard is sent again.
+    pub resends: u32,
     /// In s, at most 180: an idle socket is replaced before that.
     pub inactivity_timeout: u32,
 }
@@ -73,8 +76,9 @@ impl ElevenLabsConfig {
             multi: true,
             auto_mode: true,
             chunk_length_schedule: vec![50, 120, 200, 260],
-            audio_timeout: Duration::from_millis(2_500),
+            audio_timeout: Duration::from_millis(1_400),
             connect_budget: Duration::from_millis(2_500),
+            resends: 2,
             inactivity_timeout: MAX_INACTIVITY,
         }
     }
@@ -158,6 +162,7 @@ impl ElevenLabs {
                 sample_rate: config.output_rate,
                 audio_timeout: config.audio_timeout,
                 connect_budget: config.connect_budget,
+                resends: config.resends,
                 inactivity: Duration::from_secs(config.inactivity_timeout.into()),
                 jitter: 0.0,
             },

@@ -115,17 +115,3 @@ impl Speech {
         self.resends += 1;
     }
 }
-
-/// Little-endian bytes to samples; `half` carries the odd byte from frame to frame.
-pub fn to_samples(half: &mut Option<u8>, pcm: &[u8]) -> Vec<i16> {
-    let mut bytes = half.take().into_iter().chain(pcm.iter().copied());
-    let mut samples = Vec::with_capacity(pcm.len() / 2 + 1);
-    while let Some(low) = bytes.next() {
-        let Some(high) = bytes.next() else {
-            *half = Some(low);
-            break;
-        };
-        samples.push(i16::from_le_bytes([low, high]));
-    }
-    samples
-}

@@ -9,6 +9,7 @@ use crate::{
     doubles::{
         Context,
         elevenlabs::{self as double, ElevenLabsScript},
+        faults::Faulty,
         log::{Log, What},
     },
     tts::SpeechId,

@@ -20,6 +20,45 @@ pub struct Worker {
     log: PathBuf,
 }
 
+/// A running control endpoint as a process of its own; killed when dropped.
+pub struct Control {
+    pub process: Child,
+}
+
+impl Control {
+    /// Starts `antiphon control`, without a LiveKit server that answers, and waits until it is
+    /// ready.
+    pub async fn start(port: u16, state_dir: &Path) -> Self {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(state_dir.join("control.log"))
+            .expect("a log file");
+        let process = Command::new(env!("CARGO_BIN_EXE_antiphon"))
+            .arg("control")
+            .env_clear()
+            .env("LIVEKIT_URL", "ws://127.0.0.1:9")
+            .env("LIVEKIT_API_KEY", KEY)
+            .env("LIVEKIT_API_SECRET", SECRET)
+            .env("ANTIPHON_CONTROL_PORT", port.to_string())
+            .env("ANTIPHON_CONTROL_TOKEN", super::stage::TOKEN)
+            .env("ANTIPHON_STATE_DIR", state_dir)
+            .env("ANTIPHON_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("antiphon starts");
+        let ready = format!("http://127.0.0.1:{port}/readyz");
+        poll("the control endpoint", || async {
+            reqwest::get(&ready).await.ok().filter(|answer| answer.status().is_success())
+        })
+        .await;
+        Self { process }
+    }
+}
+
 /// What a worker is started with.
 #[derive(Clone)]
 pub struct WorkerOptions<'a> {

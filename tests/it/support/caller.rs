@@ -88,6 +88,10 @@ impl Caller {
         Self { room, speech, seen, changed }
     }
 
+    pub fn identity(&self) -> String {
+        self.room.local_participant().identity().to_string()
+    }
+
     /// Speaks samples (mono, 16 kHz); returns once they are all on their way.
     pub async fn say(&self, samples: &[i16]) {
         let length = Duration::from_millis(samples.len() as u64 / 16);

@@ -2,7 +2,7 @@
 
 use antiphon::{
     cli::runtime::{self, AgentRuntime},
-    config::Library,
+    config::{Config, Library},
     control::{self, Bound, ControlConfig},
     doubles::{self, Doubles, Script, log::What},
 };
@@ -38,14 +38,26 @@ impl Stage {
         Self::with(LiveKit::start().await, script).await
     }
 
+    /// The server's webhooks go to the control endpoint.
+    pub async fn with_webhooks(script: Script) -> Self {
+        let port = super::livekit::free_tcp();
+        let url = format!("http://127.0.0.1:{port}/api/webhooks/livekit");
+        let webhooks = format!("webhook:\n  api_key: {KEY}\n  urls: [\"{url}\"]\n");
+        Self::on_port(LiveKit::start_with(&webhooks).await, script, port).await
+    }
+
     pub async fn with(livekit: LiveKit, script: Script) -> Self {
+        Self::on_port(livekit, script, 0).await
+    }
+
+    async fn on_port(livekit: LiveKit, script: Script, port: u16) -> Self {
         let doubles = doubles::serve(script).await.expect("the provider doubles");
         let state = tempfile::tempdir().expect("a state directory");
         let stop = CancellationToken::new();
         let control = control::serve(
             ControlConfig {
                 bind: std::net::Ipv4Addr::LOCALHOST.into(),
-                port: 0,
+                port,
                 token: SecretString::from(TOKEN),
                 livekit: Some(control::LiveKitConfig {
                     url: livekit.url.clone(),
@@ -55,6 +67,12 @@ impl Stage {
                 database_url: format!("sqlite://{}", state.path().join("control.db").display()),
                 agent_name: "test-agent".into(),
                 metrics: None,
+                settings: Config::from_vars([
+                    ("ANTIPHON_STATE_DIR", state.path().to_str().expect("UTF-8")),
+                    ("ANTIPHON_RATE_LIMIT", "0"),
+                ])
+                .expect("settings")
+                .control,
             },
             stop.clone(),
         )
@@ -99,6 +117,7 @@ impl Stage {
             config: session.config,
             providers: session.providers,
             reporter: session.reporter,
+            recorder: None,
             participant: None,
         }
     }

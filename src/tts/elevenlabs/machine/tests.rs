@@ -2,7 +2,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{sockets::MAX_CONTEXTS, *};
 
 const RATE: u32 = 16_000;
 
@@ -25,6 +25,7 @@ fn settings(multi: bool) -> Settings {
         sample_rate: RATE,
         audio_timeout: Duration::from_millis(2_500),
         connect_budget: Duration::from_millis(2_500),
+        resends: 2,
         inactivity: Duration::from_mins(3),
         jitter: 0.0,
     }

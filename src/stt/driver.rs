@@ -1,17 +1,22 @@
-//! The task behind one speaker's stream.
+//! The task behind one speaker's stream over a WebSocket, whatever is spoken on it.
+//!
+//! Audio is sent as it comes, and is kept until a final covers it. When the connection breaks, the
+//! next one is sent what is kept, so that no word is lost and none comes twice; times go on as if
+//! nothing had happened.
+//!
+//! Failures: `Lost` with the wait before each retry, `Failed` when the key or the request is refused
+//! (then nothing more is tried) or when all retries are spent (then a slow probe goes on, and
+//! `Connected` tells that it is back).
 
-use std::{collections::VecDeque, future::ready, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::ready, pin::pin, time::Duration};
 
+use secrecy::SecretString;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
-use super::{
-    DeepgramConfig,
-    proto::{self, Codec, SAMPLE_RATE},
-};
 use crate::{
     audio::queue::AudioReceiver,
     net::{
@@ -19,12 +24,14 @@ use crate::{
         backoff::Backoff,
         ws::{self, ConnectError, Connection, Frame},
     },
-    stt::{SttControl, SttError, SttEvent, backlog::Backlog},
+    stt::{SttControl, SttError, SttEvent, SttStream, backlog::Backlog},
 };
 
+/// Of the mono s16 audio that is sent, in Hz.
+pub const SAMPLE_RATE: u32 = 16_000;
+/// Controls wait here while the driver is busy.
+const CONTROL_QUEUE: usize = 16;
 const SAMPLES_PER_MS: u64 = SAMPLE_RATE as u64 / 1_000;
-/// 50 ms: shorter adds overhead, longer adds latency.
-const CHUNK: usize = 50 * SAMPLES_PER_MS as usize;
 /// Usage is told after this much audio, in samples (10 s).
 const USAGE_STEP: u64 = 10 * SAMPLE_RATE as u64;
 /// Events that the session has not taken yet; beyond this the socket is not read.
@@ -38,13 +45,110 @@ const GOODBYE: Duration = Duration::from_millis(200);
 /// What has arrived is read without waiting for more.
 const ARRIVED: Duration = Duration::from_millis(10);
 
-pub(super) struct Driver {
-    config: Arc<DeepgramConfig>,
+/// What a message of the server means to the driver, beside the events it made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Received {
+    /// Audio before this is transcribed for good, in ms since the stream's first sample.
+    pub settled_ms: Option<u64>,
+    /// The answer to a finalize.
+    pub finalized: bool,
+    /// After the close was asked for nothing more comes.
+    pub is_last: bool,
+    /// The server's complaint; it closes the connection after it.
+    pub error: Option<String>,
+}
+
+/// Why a message was skipped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a JSON object with a type")]
+pub struct Junk;
+
+/// What one provider speaks on its socket: pure. One lives as long as a stream, across connections.
+pub trait Dialect: Send + 'static {
+    fn provider(&self) -> &'static str;
+    /// What to connect to; the key goes into the header that [`Self::key_header`] names.
+    fn url(&self) -> url::Url;
+    /// Header and what stands before the key in it.
+    fn key_header(&self) -> (&'static str, &'static str);
+    /// Length of a message of audio, in ms.
+    fn chunk_ms(&self) -> u64 {
+        50
+    }
+    /// A shorter message of audio is refused: one waits until it is full, and is filled at the end.
+    fn whole_chunks(&self) -> bool {
+        false
+    }
+    /// Holds a connection open on which no audio flows.
+    fn keep_alive(&self) -> Option<&'static str>;
+    /// Asks for the finals of all audio sent so far.
+    fn finalize(&self) -> Option<&'static str>;
+    /// Asks for the last finals and the end of the connection.
+    fn close(&self) -> &'static str;
+    /// A new connection whose first sample is at `offset_ms` of the stream.
+    fn connected(&mut self, offset_ms: u64);
+    /// `ms` of the stream's audio are not sent on this connection: its time falls behind.
+    fn skipped(&mut self, ms: u64);
+    /// Reads one text message and appends the events it makes.
+    fn receive(&mut self, text: &str, events: &mut Vec<SttEvent>) -> Result<Received, Junk>;
+    /// What a close frame with this code means, when trying again is of no use.
+    fn refusal(&self, code: u16, reason: &str) -> Option<SttError> {
+        let _ = (code, reason);
+        None
+    }
+}
+
+/// How a stream's connections are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holding {
+    pub backoff: Backoff,
+    pub limits: ws::Limits,
+    /// After this long without audio the connection is kept alive.
+    pub keep_alive: Duration,
+    /// How long `Close` waits for the last finals.
+    pub close_timeout: Duration,
+    /// When all retries are spent: how often to look whether the provider is back.
+    pub probe: Duration,
+    /// Most audio kept for a new connection.
+    pub keep_audio: Duration,
+}
+
+impl Default for Holding {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::default(),
+            limits: ws::Limits { max_message: 1 << 20, ..ws::Limits::default() },
+            keep_alive: Duration::from_secs(4),
+            close_timeout: Duration::from_secs(2),
+            probe: Duration::from_secs(30),
+            keep_audio: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Opens a stream that speaks `dialect`. Must be called inside a tokio runtime.
+pub fn open<D: Dialect>(
+    dialect: D,
+    api_key: SecretString,
+    holding: Holding,
+    audio: AudioReceiver,
+    events: mpsc::Sender<SttEvent>,
+) -> SttStream {
+    let (control, commands) = mpsc::channel(CONTROL_QUEUE);
+    let driver = Driver::new(dialect, api_key, holding, audio, commands, events);
+    let task = tokio::spawn(driver.run().in_current_span());
+    SttStream { control, task }
+}
+
+struct Driver<D> {
+    codec: D,
+    api_key: SecretString,
+    config: Holding,
+    /// Samples of one message.
+    chunk: usize,
     audio: AudioReceiver,
     control: mpsc::Receiver<SttControl>,
     events: mpsc::Sender<SttEvent>,
     outbox: VecDeque<SttEvent>,
-    codec: Codec,
     backoff: Backoff,
     backlog: Backlog,
     /// Number of the sample that goes to the connection next.
@@ -76,27 +180,34 @@ struct Over;
 enum End {
     Over,
     Lost(String),
+    /// The provider will not have us.
+    Refused(SttError),
 }
 
-impl Driver {
-    pub(super) fn new(
-        config: Arc<DeepgramConfig>,
+impl<D: Dialect> Driver<D> {
+    fn new(
+        codec: D,
+        api_key: SecretString,
+        config: Holding,
         audio: AudioReceiver,
         control: mpsc::Receiver<SttControl>,
         events: mpsc::Sender<SttEvent>,
     ) -> Self {
         let keep = config.keep_audio.as_millis() as u64 * SAMPLES_PER_MS;
+        let chunk = (codec.chunk_ms() * SAMPLES_PER_MS) as usize;
         Self {
             audio,
             control,
             events,
             outbox: VecDeque::new(),
-            codec: Codec::default(),
+            codec,
+            api_key,
+            chunk,
             backoff: config.backoff,
             backlog: Backlog::new(keep as usize),
             next_sample: 0,
             used: 0,
-            scratch: Vec::with_capacity(CHUNK),
+            scratch: Vec::with_capacity(chunk),
             finalize: false,
             audio_ended: false,
             deadline: None,
@@ -104,7 +215,7 @@ impl Driver {
         }
     }
 
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         // Ends by `Over`, whichever way.
         let Err(Over) = self.stay_connected().await;
         self.tell_usage();
@@ -117,7 +228,10 @@ impl Driver {
             }
         };
         if timeout(self.config.close_timeout, deliver).await.is_err() {
-            warn!(provider = "deepgram", "the session does not take the last transcripts");
+            warn!(
+                provider = self.codec.provider(),
+                "the session does not take the last transcripts"
+            );
         }
     }
 
@@ -130,7 +244,7 @@ impl Driver {
                     self.tell(SttEvent::Connected);
                     let connected = Instant::now();
                     let end = self.talk(&mut connection).await;
-                    if matches!(end, End::Lost(_)) {
+                    if matches!(end, End::Lost(_) | End::Refused(_)) {
                         self.take_arrived(&mut connection).await;
                     } else {
                         // A peer that does not even take this is left alone.
@@ -143,23 +257,24 @@ impl Driver {
                     match end {
                         End::Over => return Err(Over),
                         End::Lost(reason) => (SttError::Unreachable(reason), None),
+                        End::Refused(error) => (error, None),
                     }
                 }
                 Err(error) => (stt_error(&error), error.retry_after()),
             };
             if !error.is_retryable() {
-                warn!(provider = "deepgram", %error, "speech recognition is off");
+                warn!(provider = self.codec.provider(), %error, "speech recognition is off");
                 self.tell(SttEvent::Failed(error));
                 return Err(self.wait_for_close().await);
             }
             let delay = if let Some(delay) = self.backoff.next_delay(net::random_fraction()) {
                 let delay = delay.max(retry_after.unwrap_or_default());
-                warn!(provider = "deepgram", %error, ?delay, "connection lost");
+                warn!(provider = self.codec.provider(), %error, ?delay, "connection lost");
                 self.tell(SttEvent::Lost { reason: error.to_string(), retry_in: delay });
                 delay
             } else {
                 if !std::mem::replace(&mut failed, true) {
-                    warn!(provider = "deepgram", %error, "speech recognition has failed");
+                    warn!(provider = self.codec.provider(), %error, "speech recognition has failed");
                     self.tell(SttEvent::Failed(error));
                 }
                 self.config.probe.max(retry_after.unwrap_or_default())
@@ -170,10 +285,9 @@ impl Driver {
 
     /// Tries once, taking in audio meanwhile.
     async fn connect(&mut self) -> Result<Result<Connection, ConnectError>, Over> {
-        let mut url = net::url::socket(&self.config.base_url, &["listen"]);
-        self.config.options.write_query(&mut url);
-        let key = &self.config.api_key;
-        let request = ws::Request::new(url).secret_header("authorization", "Token ", key);
+        let (header, prefix) = self.codec.key_header();
+        let request = ws::Request::new(self.codec.url());
+        let request = request.secret_header(header, prefix, &self.api_key);
         let mut connecting = pin!(ws::connect(request, self.config.limits));
         loop {
             tokio::select! {
@@ -235,7 +349,7 @@ impl Driver {
             },
             () = self.events.closed() => News::NobodyListens,
             control = self.control.recv(), if !closing => News::Control(control),
-            count = self.audio.read(&mut self.scratch, CHUNK), if !self.audio_ended => {
+            count = self.audio.read(&mut self.scratch, self.chunk), if !self.audio_ended => {
                 News::Audio { ended: count == 0 }
             }
         };
@@ -281,16 +395,20 @@ impl Driver {
         let mut last_sent = Instant::now();
         let mut close_sent = false;
         loop {
-            let caught_up = self.next_sample >= self.backlog.end();
+            let waiting = self.backlog.end().saturating_sub(self.next_sample);
+            let may_wait = self.codec.whole_chunks() && self.deadline.is_none();
+            let least = if may_wait { self.chunk as u64 } else { 1 };
+            let caught_up = waiting < least;
             if caught_up && !close_sent {
                 let message = if self.deadline.is_some() {
                     close_sent = true;
-                    Some(proto::CLOSE_STREAM)
+                    Some(self.codec.close())
+                } else if std::mem::take(&mut self.finalize) {
+                    self.codec.finalize()
                 } else {
-                    self.finalize.then_some(proto::FINALIZE)
+                    None
                 };
                 if let Some(message) = message {
-                    self.finalize = false;
                     if let Err(error) = connection.send_text(message.into()).await {
                         return End::Lost(error.to_string());
                     }
@@ -314,6 +432,9 @@ impl Driver {
                     Ok(Frame::Binary(_)) => {}
                     Ok(Frame::Closed { code: 1000 | 1005, .. }) if close_sent => return End::Over,
                     Ok(Frame::Closed { code, reason }) => {
+                        if let Some(error) = self.codec.refusal(code, &reason) {
+                            return End::Refused(error);
+                        }
                         return End::Lost(format!("closed with {code} {reason}").trim_end().into());
                     }
                     Err(error) => return End::Lost(error.to_string()),
@@ -325,7 +446,9 @@ impl Driver {
                     last_sent = Instant::now();
                 }
                 () = sleep_until(last_sent + keep_alive), if !close_sent => {
-                    if let Err(error) = connection.send_text(proto::KEEP_ALIVE.into()).await {
+                    if let Some(message) = self.codec.keep_alive()
+                        && let Err(error) = connection.send_text(message.into()).await
+                    {
                         return End::Lost(error.to_string());
                     }
                     last_sent = Instant::now();
@@ -353,7 +476,10 @@ impl Driver {
         self.next_sample += gap;
         let ms = gap / SAMPLES_PER_MS;
         if gap > 0 {
-            warn!(provider = "deepgram", ms, "audio goes untranscribed: the outage was too long");
+            warn!(
+                provider = self.codec.provider(),
+                ms, "audio goes untranscribed: the outage was too long"
+            );
         }
         ms
     }
@@ -361,8 +487,11 @@ impl Driver {
     async fn send_chunk(&mut self, connection: &mut Connection) -> Result<(), ws::WsError> {
         let skipped = self.skip_gap();
         self.codec.skipped(skipped);
-        let bytes = self.backlog.bytes(self.next_sample, CHUNK);
+        let mut bytes = self.backlog.bytes(self.next_sample, self.chunk);
         let samples = bytes.len() as u64 / 2;
+        if self.codec.whole_chunks() {
+            bytes.resize(self.chunk * 2, 0);
+        }
         connection.send_binary(bytes.into()).await?;
         self.next_sample += samples;
         self.used += samples;
@@ -378,7 +507,7 @@ impl Driver {
         let received = match self.codec.receive(text, &mut events) {
             Ok(received) => received,
             Err(error) => {
-                debug!(provider = "deepgram", %error, "message skipped");
+                debug!(provider = self.codec.provider(), %error, "message skipped");
                 return false;
             }
         };
@@ -391,9 +520,9 @@ impl Driver {
             self.backoff.reset();
         }
         if let Some(error) = received.error {
-            warn!(provider = "deepgram", error, "the provider complains");
+            warn!(provider = self.codec.provider(), error, "the provider complains");
         }
-        received.metadata
+        received.is_last
     }
 
     fn tell(&mut self, event: SttEvent) {

@@ -1,0 +1,323 @@
+//! An agent's providers, made of its settings and the process's keys: each kind a chain.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::{
+    config::{
+        Agent,
+        agent::{LlmSettings, Streaming, SttSettings, ToolSettings, VoiceSettings},
+        env::{Endpoint, Providers as Endpoints, references},
+    },
+    context::routing::Routing,
+    llm::{
+        anthropic::{Anthropic, AnthropicConfig},
+        chain::{Chain, Haste},
+        gemini::{Gemini, GeminiConfig},
+        model::{Model, ToolSpec},
+        openai::{OpenAi, OpenAiConfig},
+    },
+    session::driver::Providers,
+    stt::{
+        Stt,
+        assemblyai::{AssemblyAi, AssemblyAiConfig, proto::Options as AssemblyAiOptions},
+        deepgram::{Deepgram, DeepgramConfig, proto::Options},
+        driver::Holding,
+        openai::{OpenAiStt, OpenAiSttConfig, proto::Options as OpenAiSttOptions},
+        relay::Relay as SttRelay,
+    },
+    tools::{
+        Tool, Toolbox,
+        answering::Handy,
+        builtin::{self, RoomHandle},
+        http::{HttpTool, HttpToolConfig},
+    },
+    tts::{
+        Tts,
+        elevenlabs::{
+            ElevenLabs, ElevenLabsConfig, proto::VoiceSettings as ElevenLabsVoiceSettings,
+        },
+        openai::{OpenAiTts, OpenAiTtsConfig},
+        relay::Relay,
+    },
+};
+
+/// A voice that others stand behind is waited for so long: connection, first audio.
+const VOICE_HASTE: Duration = Duration::from_secs(1);
+
+/// What all sessions of an agent share.
+#[derive(Debug, Clone)]
+pub struct Assembly {
+    stt: Arc<dyn Stt>,
+    speaking: Option<(Chain, Arc<dyn Tts>)>,
+    tools: Vec<Tool>,
+    builtins: Vec<String>,
+    filler: String,
+}
+
+impl Assembly {
+    /// # Errors
+    /// What a provider or a tool cannot do with its settings.
+    pub fn new(agent: &Agent, endpoints: Endpoints) -> Result<Self, String> {
+        let secrets = endpoints.tool_secrets;
+        let stt = recogniser(agent, endpoints.stt)?;
+        let speaking = if agent.transcribe_only() {
+            None
+        } else {
+            let chain = models(agent, endpoints.llm, endpoints.llm_small)?;
+            Some((chain, voices(agent, endpoints.tts)?))
+        };
+        let tools = agent.tools.iter().map(|settings| tool(settings, &secrets));
+        Ok(Self {
+            stt,
+            speaking,
+            tools: tools.collect::<Result<_, _>>()?,
+            builtins: agent.builtin_tools.clone(),
+            filler: agent.tool_filler.clone(),
+        })
+    }
+
+    /// The providers of one session, with its own tools and its own memory of their results.
+    pub fn session(&self) -> Providers {
+        let room = RoomHandle::default();
+        let builtins = self.builtins.iter().filter_map(|name| builtin::find(name, &room));
+        let tools: Vec<Tool> = self.tools.iter().cloned().chain(builtins).collect();
+        let speaking = self.speaking.clone().map(|(chain, voice)| {
+            let llm: Arc<dyn crate::llm::Llm> = if tools.is_empty() {
+                Arc::new(chain)
+            } else {
+                Arc::new(Handy::new(chain, Toolbox::new(tools), &self.filler))
+            };
+            (llm, voice)
+        });
+        Providers { stt: self.stt.clone(), speaking, room }
+    }
+}
+
+/// The providers of one session.
+///
+/// # Errors
+/// What a provider or a tool cannot do with its settings.
+pub fn providers(agent: &Agent, endpoints: Endpoints) -> Result<Providers, String> {
+    Ok(Assembly::new(agent, endpoints)?.session())
+}
+
+fn tool(settings: &ToolSettings, secrets: &BTreeMap<String, SecretString>) -> Result<Tool, String> {
+    let fill = |value: &str| {
+        let filled = references(value).fold(value.to_owned(), |value, name| {
+            let secret = secrets.get(name).map_or("", |secret| secret.expose_secret());
+            value.replace(&format!("${{{name}}}"), secret)
+        });
+        SecretString::from(filled)
+    };
+    let method = settings.method.parse().map_err(|_| "no HTTP method".to_owned())?;
+    let tool = HttpTool::new(HttpToolConfig {
+        method,
+        url: settings.url.clone(),
+        headers: settings.headers.iter().map(|(name, value)| (name.clone(), fill(value))).collect(),
+        sends_body: settings.sends_body,
+        max_bytes: settings.max_bytes,
+        allow_private: settings.allow_private,
+    });
+    Ok(Tool {
+        spec: ToolSpec {
+            name: settings.name.clone(),
+            description: settings.description.clone(),
+            parameters: settings.parameters.clone(),
+        },
+        run: Arc::new(tool.map_err(|error| format!("the tool {}: {error}", settings.name))?),
+        timeout: settings.timeout,
+        outlives_interruption: settings.outlives_interruption,
+    })
+}
+
+/// The chain of language models.
+///
+/// # Errors
+/// What a provider cannot do with its settings.
+pub fn models(
+    agent: &Agent,
+    endpoints: Vec<Endpoint>,
+    small: Option<Endpoint>,
+) -> Result<Chain, String> {
+    let models = agent.llm.chain().zip(endpoints).map(|(settings, at)| model(settings, at));
+    // The rest of the session's wait is for those behind.
+    let longest = agent.llm.first_token_timeout.mul_f64(0.7);
+    let haste = Haste::default();
+    let haste = Haste { first_token: haste.first_token.min(longest), ..haste };
+    let chain = Chain::new(models.collect::<Result<_, _>>()?, haste).ok_or_else(none)?;
+    Ok(match (&agent.llm.small, small) {
+        (Some(settings), Some(at)) if agent.llm.routing == Routing::Auto => {
+            let small = Chain::new(vec![model(settings, at)?], haste).ok_or_else(none)?;
+            chain.with_small(small)
+        }
+        _ => chain,
+    })
+}
+
+fn none() -> String {
+    "there is no provider".into()
+}
+
+pub(super) fn model(settings: &LlmSettings, at: Endpoint) -> Result<Arc<dyn Model>, String> {
+    let Endpoint { base_url, api_key } = at;
+    let (base_url, model) = (base_url.to_string(), &settings.model);
+    let LlmSettings { temperature, max_tokens, .. } = *settings;
+    let made: Result<Arc<dyn Model>, _> = match settings.provider.as_str() {
+        "anthropic" => Anthropic::new(AnthropicConfig {
+            base_url,
+            temperature,
+            max_tokens,
+            ..AnthropicConfig::new(api_key, model)
+        })
+        .map(|it| Arc::new(it) as _),
+        "google" => Gemini::new(GeminiConfig {
+            base_url,
+            temperature,
+            max_tokens,
+            ..GeminiConfig::new(api_key, model)
+        })
+        .map(|it| Arc::new(it) as _),
+        _ => OpenAi::new(OpenAiConfig {
+            base_url,
+            temperature,
+            max_tokens: Some(max_tokens),
+            ..OpenAiConfig::new(api_key, model)
+        })
+        .map(|it| Arc::new(it) as _),
+    };
+    made.map_err(|error| format!("{}: {error}", settings.provider))
+}
+
+fn voices(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<Arc<dyn Tts>, String> {
+    let last = agent.voice.fallback.len();
+    let limit = agent.voice.first_audio_timeout;
+    let voices = agent
+        .voice
+        .chain()
+        .zip(endpoints)
+        .enumerate()
+        .map(|(nth, (settings, at))| voice(settings, at, nth == last, limit));
+    let voices: Vec<Arc<dyn Tts>> = voices.collect::<Result<_, _>>()?;
+    Ok(Arc::new(Relay::new(voices).ok_or_else(none)?))
+}
+
+/// Two tries of the last voice, or one of a voice before it, must fit into the session's limit for
+/// the first audio.
+pub(super) fn voice(
+    settings: &VoiceSettings,
+    at: Endpoint,
+    is_last: bool,
+    limit: Duration,
+) -> Result<Arc<dyn Tts>, String> {
+    let base_url = at.base_url.to_string();
+    let audio_timeout = if is_last {
+        (limit.saturating_sub(Duration::from_millis(200)) / 2).min(Duration::from_millis(2_500))
+    } else {
+        VOICE_HASTE.min(limit / 3)
+    };
+    if settings.provider == "openai" {
+        let made = OpenAiTts::new(OpenAiTtsConfig {
+            base_url,
+            model: settings.model.clone(),
+            instructions: settings.instructions.clone(),
+            audio_timeout,
+            retries: u32::from(is_last),
+            ..OpenAiTtsConfig::new(at.api_key, &settings.voice_id)
+        });
+        return made.map(|it| Arc::new(it) as _).map_err(|error| format!("openai: {error}"));
+    }
+    let config = ElevenLabsConfig::new(at.api_key, &settings.voice_id);
+    let made = ElevenLabs::new(ElevenLabsConfig {
+        base_url,
+        model: settings.model.clone(),
+        output_rate: settings.sample_rate,
+        voice: ElevenLabsVoiceSettings {
+            stability: settings.stability,
+            similarity_boost: settings.similarity_boost,
+            ..ElevenLabsVoiceSettings::default()
+        },
+        language: settings.language.clone(),
+        multi: settings.streaming == Streaming::Multi,
+        auto_mode: settings.auto_mode,
+        audio_timeout,
+        connect_budget: if is_last { config.connect_budget } else { audio_timeout },
+        resends: if is_last { config.resends } else { 0 },
+        ..config
+    });
+    made.map(|it| Arc::new(it) as _).map_err(|error| format!("elevenlabs: {error}"))
+}
+
+fn recogniser(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<Arc<dyn Stt>, String> {
+    let made = agent.stt.chain().zip(endpoints).map(|(settings, at)| ears(settings, at));
+    let made: Vec<Arc<dyn Stt>> = made.collect::<Result<_, _>>()?;
+    Ok(Arc::new(SttRelay::new(made).ok_or_else(none)?))
+}
+
+pub(super) fn ears(settings: &SttSettings, at: Endpoint) -> Result<Arc<dyn Stt>, String> {
+    if settings.provider == "assemblyai" {
+        return Ok(Arc::new(AssemblyAi::new(AssemblyAiConfig {
+            api_key: at.api_key,
+            base_url: at.base_url,
+            options: AssemblyAiOptions {
+                model: settings.model.clone(),
+                format_turns: settings.punctuate,
+                keyterms: settings.keyterms.clone(),
+            },
+            holding: Holding::default(),
+        })));
+    }
+    if settings.provider == "openai" {
+        let made = OpenAiStt::new(OpenAiSttConfig {
+            base_url: at.base_url.to_string(),
+            options: OpenAiSttOptions {
+                model: settings.model.clone(),
+                language: settings.language.clone(),
+                keyterms: settings.keyterms.clone(),
+            },
+            ..OpenAiSttConfig::new(at.api_key, &settings.model)
+        });
+        return made.map(|it| Arc::new(it) as _).map_err(|error| format!("openai: {error}"));
+    }
+    Ok(Arc::new(Deepgram::new(DeepgramConfig {
+        options: Options {
+            model: settings.model.clone(),
+            language: settings.language.clone(),
+            endpointing_ms: settings.endpointing_ms,
+            utterance_end_ms: settings.utterance_end_ms,
+            smart_format: settings.smart_format,
+            punctuate: settings.punctuate,
+            keyterms: settings.keyterms.clone(),
+            opt_out_of_training: settings.opt_out_of_training,
+        },
+        ..DeepgramConfig::new(at.api_key, at.base_url)
+    })))
+}
+
+/// Endpoints of provider doubles behind `base_url` (with `/v1`): any key will do.
+pub fn double_endpoints(agent: &Agent, base_url: &Url) -> Endpoints {
+    let endpoint = |provider: &str, is_llm: bool| {
+        let version = match provider {
+            "google" if is_llm => "v1beta",
+            "assemblyai" => "v3",
+            _ => "v1",
+        };
+        Endpoint {
+            base_url: crate::net::url::with_version(base_url, version),
+            api_key: SecretString::from("double"),
+        }
+    };
+    let stt = agent.stt.chain().map(|it| endpoint(&it.provider, false)).collect();
+    if agent.transcribe_only() {
+        return Endpoints { stt, ..Endpoints::default() };
+    }
+    Endpoints {
+        stt,
+        llm: agent.llm.chain().map(|it| endpoint(&it.provider, true)).collect(),
+        llm_small: agent.llm.small.as_ref().map(|it| endpoint(&it.provider, true)),
+        tts: agent.voice.chain().map(|it| endpoint(&it.provider, false)).collect(),
+        tool_secrets: BTreeMap::new(),
+    }
+}
