@@ -1,7 +1,7 @@
 //! Who is asking, and whether they may.
 //!
 //! A bearer is the service token, an API key (`ak_…`) or a user's JSON Web Token. Which routes a
-//! role may use is said where the routes are put together ([`super::router`]); whose session it is,
+//! role may use is said where the routes are put together (`super::router`); whose session it is,
 //! [`Principal::may_use`] says.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
