@@ -2,12 +2,9 @@
 //!
 //! The writer never waits: when the queue is full the oldest samples go, and are counted.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -15,11 +12,50 @@ use tokio::sync::Notify;
 
 #[derive(Debug)]
 struct Shared {
-    samples: Mutex<VecDeque<i16>>,
+    samples: Mutex<Samples>,
     capacity: usize,
     dropped: AtomicU64,
     closed: AtomicBool,
     wake: Notify,
+}
+
+/// What waits, at the low end of its memory: a ring would go round through all of it and keep in
+/// use what only a stuck reader needs, a megabyte for 30 s at 16 kHz.
+#[derive(Debug)]
+struct Samples {
+    buffer: Vec<i16>,
+    /// How many at the front are gone.
+    gone: usize,
+}
+
+impl Samples {
+    /// Twice the capacity, so that at the end there is always as much gone as is moved: a sample is
+    /// moved once at the most, whatever the queue's length. Pages never written take no memory.
+    fn with_capacity(capacity: usize) -> Self {
+        Self { buffer: Vec::with_capacity(2 * capacity), gone: 0 }
+    }
+
+    fn len(&self) -> usize {
+        self.buffer.len() - self.gone
+    }
+
+    fn push(&mut self, fresh: &[i16]) {
+        if self.gone >= self.len() || self.buffer.len() + fresh.len() > self.buffer.capacity() {
+            let waiting = self.len();
+            self.buffer.copy_within(self.gone.., 0);
+            self.buffer.truncate(waiting);
+            self.gone = 0;
+        }
+        self.buffer.extend_from_slice(fresh);
+    }
+
+    fn waiting(&self) -> &[i16] {
+        &self.buffer[self.gone..]
+    }
+
+    fn skip(&mut self, count: usize) {
+        self.gone += count.min(self.len());
+    }
 }
 
 /// The writing half; dropping it ends the queue once it is drained.
@@ -33,7 +69,7 @@ pub struct AudioReceiver(Arc<Shared>);
 /// A queue of at most `capacity` samples, all of it allocated now.
 pub fn audio_queue(capacity: usize) -> (AudioSender, AudioReceiver) {
     let shared = Arc::new(Shared {
-        samples: Mutex::new(VecDeque::with_capacity(capacity)),
+        samples: Mutex::new(Samples::with_capacity(capacity)),
         capacity,
         dropped: AtomicU64::new(0),
         closed: AtomicBool::new(false),
@@ -49,8 +85,8 @@ impl AudioSender {
         let fresh = &samples[samples.len().saturating_sub(shared.capacity)..];
         let mut queue = shared.samples.lock();
         let surplus = (queue.len() + fresh.len()).saturating_sub(shared.capacity);
-        queue.drain(..surplus);
-        queue.extend(fresh);
+        queue.skip(surplus);
+        queue.push(fresh);
         drop(queue);
         let lost = surplus + (samples.len() - fresh.len());
         if lost > 0 {
@@ -82,7 +118,8 @@ impl AudioReceiver {
                 let mut queue = self.0.samples.lock();
                 if queue.len() >= chunk || closed {
                     let count = queue.len().min(chunk);
-                    into.extend(queue.drain(..count));
+                    into.extend_from_slice(&queue.waiting()[..count]);
+                    queue.skip(count);
                     return count;
                 }
             }
@@ -113,6 +150,36 @@ mod tests {
         assert_eq!(receiver.read(&mut got, 4).await, 4);
         assert_eq!(got, [3, 4, 5, 6]);
         assert_eq!(sender.dropped(), 2);
+    }
+
+    #[tokio::test]
+    async fn samples_keep_their_order_and_stay_in_the_low_end_of_memory() {
+        let (sender, receiver) = audio_queue(1_000);
+        let (mut next, mut got) = (0_i16, Vec::new());
+        for _ in 0..1_000 {
+            let fresh: Vec<i16> = (next..next + 16).collect();
+            next += 16;
+            sender.push(&fresh);
+            // Never in step, so that something always waits.
+            if receiver.len() > 30 {
+                receiver.read(&mut got, 30).await;
+            }
+            assert!(sender.0.samples.lock().buffer.len() < 120);
+        }
+        assert_eq!(sender.dropped(), 0);
+        assert!(got.iter().copied().eq(0..got.len() as i16));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_stuck_finds_the_last_samples() {
+        let (sender, receiver) = audio_queue(100);
+        for first in (0..3_000_i16).step_by(30) {
+            sender.push(&(first..first + 30).collect::<Vec<_>>());
+        }
+        let mut got = Vec::new();
+        assert_eq!(receiver.read(&mut got, 100).await, 100);
+        assert!(got.into_iter().eq(2_900..3_000));
+        assert_eq!(sender.0.samples.lock().buffer.capacity(), 200);
     }
 
     #[tokio::test]

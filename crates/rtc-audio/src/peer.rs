@@ -304,6 +304,11 @@ impl Peer {
         self.events.pop_front()
     }
 
+    /// Whether [`Self::poll_event`] has one.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// When [`Self::handle_timeout`] is to be called at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
         // str0m takes one step of ICE a time-out and asks for one every 50 ms, which the first

@@ -1,10 +1,9 @@
-//! One peer connection: the peer behind a lock, its objects, and the task that drives it.
+//! One peer connection: the peer behind a lock, and its objects.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rtc_audio::Candidate;
@@ -14,15 +13,14 @@ use rtc_audio::net::{Protocol, Transmit};
 use rtc_audio::peer::{Event, Peer, PeerState};
 use rtc_audio::send_queue::EncodedFrame;
 use rtc_audio::transceiver::{TrackChange, TransceiverId};
-use tokio::sync::{Notify, watch};
-use tokio::time::sleep_until;
+use tokio::sync::Notify;
 
 use super::callback::Callback;
 use super::clock;
-use super::gather::{Gathered, Gatherer};
+use super::driver::{Network, drive};
 use super::interfaces::{Addresses, watch_addresses};
-use super::net::{TcpEvent, TcpLinks, UdpSockets};
-use crate::data_channel::{ChannelHandle, DataChannel};
+use super::net::{SharedSockets, UdpSockets};
+use crate::data_channel::ChannelHandle;
 use crate::ice_candidate::IceCandidate;
 use crate::peer_connection::{
     IceCandidateError, IceGatheringState, OnConnectionChange, OnDataChannel, OnIceCandidate,
@@ -31,17 +29,9 @@ use crate::peer_connection::{
 };
 use crate::peer_connection_factory::IceServer;
 use crate::rtp_transceiver::{RtpTransceiver, TransceiverHandle};
-use crate::testing;
 
-/// Longest sleep of a driver with nothing to do.
-const IDLE: Duration = Duration::from_mins(1);
-/// The largest datagram: no path of ours carries more.
-const DATAGRAM: usize = 2_048;
 /// Errors of servers kept until they can be told.
 const MAX_ERRORS: usize = 16;
-/// Datagrams taken in one go, so that sending is not starved.
-const BATCH: usize = 32;
-
 /// The callbacks of a connection.
 #[derive(Default)]
 pub(crate) struct Callbacks {
@@ -85,16 +75,22 @@ pub(crate) struct State {
     /// What the driver is to do about its sockets and servers.
     pub(crate) orders: Orders,
     /// Servers are being asked.
-    searching: bool,
+    pub(super) searching: bool,
     /// Errors of servers from before anybody could be told.
     errors: Vec<IceCandidateError>,
+    /// What the voice goes out by.
+    pub(super) direct: SharedSockets,
+    /// What cannot go out by those, for the driver.
+    unsent: VecDeque<Transmit>,
+    /// When the driver calls the peer at the latest.
+    wakes_at: Option<Instant>,
 }
 
 /// What the application wants of the driver.
 #[derive(Default)]
 pub(crate) struct Orders {
     /// Use these servers and candidates.
-    configure: Option<IceConfig>,
+    pub(super) configure: Option<IceConfig>,
     /// Bind IPv6 loopback: the remote is there.
     pub(crate) loopback_v6: bool,
     /// Ask the servers again: ICE is being restarted.
@@ -110,8 +106,8 @@ pub(crate) struct IceConfig {
 
 /// A peer connection as its handles and its driver share it.
 pub(crate) struct Connection {
-    state: Mutex<State>,
-    wake: Notify,
+    pub(super) state: Mutex<State>,
+    pub(super) wake: Notify,
     closed: AtomicBool,
     pub(crate) callbacks: Callbacks,
 }
@@ -152,6 +148,9 @@ impl Connection {
                 told_for: None,
                 searching: !config.servers.is_empty(),
                 errors: Vec::new(),
+                direct: sockets.shared(),
+                unsent: VecDeque::new(),
+                wakes_at: None,
                 orders: Orders { configure: Some(config), ..Orders::default() },
             }),
             wake: Notify::new(),
@@ -175,9 +174,14 @@ impl Connection {
         read(&self.state.lock())
     }
 
+    /// Sends a frame from where it was encoded: to wake the driver for each would cost more than
+    /// the sending.
     pub(crate) fn send_audio(&self, id: TransceiverId, frame: &EncodedFrame) {
-        let sent = self.state.lock().peer.send_audio(clock::now(), id, frame);
-        if sent {
+        let wake = {
+            let mut state = self.state.lock();
+            state.peer.send_audio(clock::now(), id, frame) && state.send_directly()
+        };
+        if wake {
             self.wake.notify_one();
         }
     }
@@ -204,7 +208,7 @@ impl Connection {
 
     /// Lets go of what the application gave: nothing more will be told, and a callback that holds a
     /// handle to the connection would keep both for ever.
-    fn forget(&self) {
+    pub(super) fn forget(&self) {
         let callbacks = &self.callbacks;
         callbacks.connection.set(None);
         callbacks.data_channel.set(None);
@@ -218,6 +222,8 @@ impl Connection {
         let (channels, transceivers) = {
             let mut state = self.state.lock();
             state.notices.clear();
+            state.unsent.clear();
+            state.direct.clear();
             (state.channels.clone(), std::mem::take(&mut state.transceivers))
         };
         for channel in channels {
@@ -256,7 +262,7 @@ impl State {
 
     /// Like candidates, errors are told once our first description is set: gathering begins with
     /// it (W3C WebRTC §4.4.1.6), and the application may not listen before.
-    fn tell_error(&mut self, error: IceCandidateError) {
+    pub(super) fn tell_error(&mut self, error: IceCandidateError) {
         if self.told_for.is_some() {
             self.notices.push_back(Notice::CandidateError(error));
         } else if self.errors.len() < MAX_ERRORS {
@@ -264,7 +270,7 @@ impl State {
         }
     }
 
-    fn tell_candidate(&mut self, candidate: &Candidate) {
+    pub(super) fn tell_candidate(&mut self, candidate: &Candidate) {
         let Some(mid) = &self.told_for else { return };
         let candidate =
             IceCandidate { mid: mid.clone(), mline: 0, text: candidate.to_sdp_string() };
@@ -278,7 +284,7 @@ impl State {
         }
     }
 
-    fn note_searching(&mut self, searching: bool) {
+    pub(super) fn note_searching(&mut self, searching: bool) {
         self.searching = searching;
         self.set_gathering(if searching {
             IceGatheringState::Gathering
@@ -326,19 +332,36 @@ impl State {
         }
     }
 
+    /// Sends what the peer has to send, as far as it goes over UDP from here; gives whether the
+    /// driver has something to do.
+    fn send_directly(&mut self) -> bool {
+        while let Some(transmit) = self.peer.poll_transmit() {
+            if transmit.proto != Protocol::Udp || !self.direct.send(&transmit) {
+                self.unsent.push_back(transmit);
+            }
+        }
+        let earlier = |at: Instant| self.wakes_at.is_none_or(|wakes_at| at < wakes_at);
+        !self.unsent.is_empty()
+            || !self.notices.is_empty()
+            || self.peer.has_events()
+            || self.peer.poll_timeout().is_some_and(earlier)
+    }
+
     /// Takes what the peer has to send and to say; gives when it wants to be called again.
-    fn collect(
+    pub(super) fn collect(
         &mut self,
         connection: &Arc<Connection>,
         transmits: &mut Vec<Transmit>,
         notices: &mut VecDeque<Notice>,
     ) -> Option<Instant> {
+        transmits.extend(self.unsent.drain(..));
         transmits.extend(std::iter::from_fn(|| self.peer.poll_transmit()));
         while let Some(event) = self.peer.poll_event() {
             self.on_event(connection, event);
         }
         notices.append(&mut self.notices);
-        self.peer.poll_timeout()
+        self.wakes_at = self.peer.poll_timeout();
+        self.wakes_at
     }
 
     fn on_event(&mut self, connection: &Arc<Connection>, event: Event) {
@@ -379,240 +402,5 @@ impl State {
             }
         };
         self.notices.push_back(notice);
-    }
-}
-
-/// What a driver reads and writes.
-struct Network {
-    sockets: UdpSockets,
-    links: TcpLinks,
-    gatherer: Gatherer,
-    interfaces: watch::Receiver<Addresses>,
-    transports: Transports,
-    loopback_v6: bool,
-    /// What was gathered and is to be seen to.
-    gathered: Vec<Gathered>,
-}
-
-impl Network {
-    fn new(sockets: UdpSockets, interfaces: watch::Receiver<Addresses>) -> Self {
-        Self {
-            sockets,
-            links: TcpLinks::new(),
-            gatherer: Gatherer::new(),
-            interfaces,
-            transports: Transports::default(),
-            loopback_v6: false,
-            gathered: Vec::new(),
-        }
-    }
-
-    fn send(&mut self, transmit: &Transmit) {
-        let Transmit { proto, source, destination, contents } = transmit;
-        if *proto != Protocol::Udp {
-            self.links.send(*source, *destination, contents, clock::now());
-        } else if !self.gatherer.send(*source, *destination, contents) {
-            self.sockets.send(*source, *destination, contents);
-        }
-    }
-
-    fn bases(&self) -> Vec<SocketAddr> {
-        self.sockets.addresses().collect()
-    }
-
-    fn on_orders(&mut self, state: &mut State) {
-        if std::mem::take(&mut state.orders.loopback_v6) && !self.loopback_v6 {
-            self.loopback_v6 = true;
-            self.follow_interfaces(state);
-        }
-        if std::mem::take(&mut state.orders.gather_again) {
-            let bases = self.bases();
-            self.gatherer.gather_again(clock::now(), &bases, &mut self.gathered);
-            self.on_gathered(state);
-        }
-        let Some(config) = state.orders.configure.take() else { return };
-        if self.transports != config.transports {
-            self.transports = config.transports;
-            self.follow_interfaces(state);
-        }
-        let now = clock::now();
-        let bases = self.bases();
-        self.gatherer.configure(now, &config.servers, &bases, &mut self.gathered);
-        self.on_gathered(state);
-    }
-
-    /// Brings the sockets in line with the addresses of this host that may be used.
-    fn follow_interfaces(&mut self, state: &mut State) {
-        let mut ips: Vec<IpAddr> = Vec::new();
-        if self.transports != Transports::Relay {
-            ips.extend_from_slice(&self.interfaces.borrow_and_update());
-            if self.loopback_v6 {
-                ips.push(IpAddr::V6(Ipv6Addr::LOCALHOST));
-            }
-        }
-        let gone = self.sockets.keep(&ips);
-        for address in &gone {
-            log::debug!("{} is gone", address.ip());
-            state.peer.remove_local_address(*address);
-        }
-        self.gatherer.remove_bases(&gone, &mut self.gathered);
-        let mut new = Vec::new();
-        for ip in ips {
-            match self.sockets.add(ip) {
-                Ok(Some(address)) => {
-                    new.push(address);
-                    for candidate in state.peer.add_local_address(address) {
-                        state.tell_candidate(&candidate);
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => log::debug!("no socket on {ip}: {error}"),
-            }
-        }
-        if !new.is_empty() {
-            self.gatherer.gather_again(clock::now(), &new, &mut self.gathered);
-        }
-        self.on_gathered(state);
-    }
-
-    fn on_gathered(&mut self, state: &mut State) {
-        for gathered in self.gathered.drain(..) {
-            let candidate = match gathered {
-                Gathered::Reflexive { mapped, base } => state.peer.add_reflexive(mapped, base),
-                Gathered::Relayed { relayed, local } => state.peer.add_relayed(relayed, local),
-                Gathered::Gone { relayed } => {
-                    state.peer.remove_local_address(relayed);
-                    None
-                }
-                Gathered::Parcel { to, peer, data } => {
-                    state.peer.handle_datagram(clock::now(), Protocol::Udp, peer, to, &data);
-                    None
-                }
-                Gathered::Error(error) => {
-                    state.tell_error(error);
-                    None
-                }
-            };
-            if let Some(candidate) = candidate {
-                state.tell_candidate(&candidate);
-            }
-        }
-        let searching = self.gatherer.is_searching();
-        if state.searching != searching {
-            state.note_searching(searching);
-        }
-    }
-
-    fn on_datagram(&mut self, state: &mut State, from: SocketAddr, to: SocketAddr, data: &[u8]) {
-        if self.gatherer.on_datagram(from, to, data, &mut self.gathered) {
-            self.on_gathered(state);
-        } else {
-            state.peer.handle_datagram(clock::now(), Protocol::Udp, from, to, data);
-        }
-    }
-
-    fn on_time(&mut self, state: &mut State) {
-        let now = clock::now();
-        if self.gatherer.deadline().is_some_and(|at| at <= now) {
-            let sockets = &self.sockets;
-            let send = |base, server, request: &[u8]| sockets.send(base, server, request);
-            self.gatherer.on_time(now, send, &mut self.gathered);
-            self.on_gathered(state);
-        }
-        state.peer.handle_timeout(now);
-    }
-}
-
-/// Runs a connection until it is closed. Priorities: what the application did, then the network,
-/// then time.
-async fn drive(connection: Arc<Connection>, mut network: Network) {
-    let mut buffer = vec![0; DATAGRAM];
-    let mut transmits = Vec::new();
-    let mut notices = VecDeque::new();
-    loop {
-        testing::count_turn();
-        let (timeout, closed) = {
-            let mut state = connection.state.lock();
-            network.on_orders(&mut state);
-            let timeout = state.collect(&connection, &mut transmits, &mut notices);
-            (timeout, state.peer.is_closed())
-        };
-        for transmit in transmits.drain(..) {
-            network.send(&transmit);
-        }
-        for notice in notices.drain(..) {
-            tell(&connection, notice);
-        }
-        if closed {
-            connection.forget();
-            return;
-        }
-        let now = clock::now();
-        let deadline = [timeout, network.gatherer.deadline(), Some(now + IDLE)];
-        let deadline = deadline.into_iter().flatten().min().unwrap_or(now + IDLE);
-        tokio::select! {
-            biased;
-            () = connection.wake.notified() => {}
-            (len, source, local) = network.sockets.receive(&mut buffer) => {
-                let mut state = connection.state.lock();
-                let datagram = buffer.get(..len).unwrap_or_default();
-                network.on_datagram(&mut state, source, local, datagram);
-                for _ in 1..BATCH {
-                    let Some((len, source, local)) = network.sockets.try_receive(&mut buffer)
-                    else {
-                        break;
-                    };
-                    let datagram = buffer.get(..len).unwrap_or_default();
-                    network.on_datagram(&mut state, source, local, datagram);
-                }
-            }
-            Some(event) = network.links.receive() => match event {
-                TcpEvent::Frame { local, remote, data } => {
-                    let now = clock::now();
-                    let mut state = connection.state.lock();
-                    state.peer.handle_datagram(now, Protocol::Tcp, remote, local, &data);
-                }
-                TcpEvent::Gone { local, remote } => {
-                    network.links.forget(local, remote, clock::now());
-                }
-            },
-            Some(finding) = network.gatherer.next() => {
-                let mut state = connection.state.lock();
-                let bases = network.bases();
-                let now = clock::now();
-                network.gatherer.on_finding(now, finding, &bases, &mut network.gathered);
-                network.on_gathered(&mut state);
-            }
-            Ok(()) = network.interfaces.changed() => {
-                network.follow_interfaces(&mut connection.state.lock());
-            }
-            () = sleep_until(deadline.into()) => network.on_time(&mut connection.state.lock()),
-        }
-    }
-}
-
-/// Runs the application's callback for one notice, outside of every lock.
-fn tell(connection: &Arc<Connection>, notice: Notice) {
-    let callbacks = &connection.callbacks;
-    match notice {
-        Notice::State(state) => callbacks.connection.call(|f| f(state.into())),
-        Notice::Ice => {
-            let state = connection.read(|state| state.peer.state());
-            callbacks.ice.call(|f| f(crate::peer_connection::ice_state(state)));
-        }
-        Notice::Signaling(state) => callbacks.signaling.call(|f| f(state)),
-        Notice::Gathering(state) => callbacks.gathering.call(|f| f(state)),
-        Notice::CandidateError(error) => callbacks.candidate_error.call(|f| f(error)),
-        Notice::Candidate(candidate) => callbacks.candidate.call(|f| f(candidate)),
-        Notice::NegotiationNeeded => callbacks.negotiation.call(|f| f(0)),
-        Notice::Track(event) => callbacks.track.call(|f| f(event)),
-        Notice::ChannelAdded(handle) => {
-            callbacks.data_channel.call(|f| f(DataChannel { handle }));
-        }
-        Notice::ChannelState(handle, state) => handle.on_state.call(|f| f(state.into())),
-        Notice::Message(handle, binary, data) => {
-            handle.on_message.call(|f| f(crate::data_channel::DataBuffer { data: &data, binary }));
-        }
-        Notice::BytesSent(handle, bytes) => handle.on_buffered.call(|f| f(bytes)),
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod callback;
 pub(crate) mod clock;
 pub(crate) mod connection;
+mod driver;
 pub(crate) mod gather;
 pub(crate) mod interfaces;
 pub(crate) mod net;

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use rtc_audio::net::Transmit;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
@@ -24,8 +26,26 @@ const TCP_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// UDP sockets, one per address.
 #[derive(Debug)]
 pub(crate) struct UdpSockets {
-    sockets: Vec<(SocketAddr, UdpSocket)>,
+    sockets: Vec<(SocketAddr, Arc<UdpSocket>)>,
     first: usize,
+}
+
+/// The same sockets, to send from.
+#[derive(Debug)]
+pub(crate) struct SharedSockets(Vec<(SocketAddr, Arc<UdpSocket>)>);
+
+impl SharedSockets {
+    /// Sends now or not at all; gives whether there is such a source.
+    pub(crate) fn send(&self, transmit: &Transmit) -> bool {
+        let Transmit { source, destination, contents, .. } = transmit;
+        let socket = self.0.iter().find(|(address, _)| address == source);
+        socket.inspect(|(_, socket)| send_on(socket, *destination, contents)).is_some()
+    }
+
+    /// Lets go of them.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 impl UdpSockets {
@@ -43,6 +63,11 @@ impl UdpSockets {
             Some(error) if sockets.sockets.is_empty() => Err(error),
             _ => Ok(sockets),
         }
+    }
+
+    /// These sockets as they are now, for another to send from.
+    pub(crate) fn shared(&self) -> SharedSockets {
+        SharedSockets(self.sockets.clone())
     }
 
     /// Binds a port on one more address; `None` when there is one already.
@@ -106,20 +131,25 @@ impl UdpSockets {
     /// Sends now or not at all: a datagram that waits is worth less than the next one.
     pub(crate) fn send(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
         let socket = self.sockets.iter().find(|(address, _)| *address == source);
-        if let Some((_, socket)) = socket
-            && !testing::udp_is_blocked(destination)
-            && let Err(error) = socket.try_send_to(data, destination)
-        {
-            log::trace!("datagram to {destination} dropped: {error}");
+        if let Some((_, socket)) = socket {
+            send_on(socket, destination, data);
         }
     }
 }
 
-fn bind_udp(ip: IpAddr) -> io::Result<(SocketAddr, UdpSocket)> {
+fn send_on(socket: &UdpSocket, destination: SocketAddr, data: &[u8]) {
+    if !testing::udp_is_blocked(destination)
+        && let Err(error) = socket.try_send_to(data, destination)
+    {
+        log::trace!("datagram to {destination} dropped: {error}");
+    }
+}
+
+fn bind_udp(ip: IpAddr) -> io::Result<(SocketAddr, Arc<UdpSocket>)> {
     let socket = std::net::UdpSocket::bind((ip, 0))?;
     socket.set_nonblocking(true)?;
     let address = socket.local_addr()?;
-    Ok((address, UdpSocket::from_std(socket)?))
+    Ok((address, Arc::new(UdpSocket::from_std(socket)?)))
 }
 
 /// What a TCP connection brought.

@@ -1,0 +1,262 @@
+//! The task that drives a connection: its sockets, its time, its callbacks.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rtc_audio::ice::Transports;
+use rtc_audio::net::{Protocol, Transmit};
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+
+use super::clock;
+use super::connection::{Connection, Notice, State};
+use super::gather::{Gathered, Gatherer};
+use super::interfaces::Addresses;
+use super::net::{TcpEvent, TcpLinks, UdpSockets};
+use crate::data_channel::DataChannel;
+use crate::testing;
+
+/// Longest sleep of a driver with nothing to do.
+const IDLE: Duration = Duration::from_mins(1);
+/// The largest datagram: no path of ours carries more.
+const DATAGRAM: usize = 2_048;
+/// Datagrams taken in one go, so that sending is not starved.
+const BATCH: usize = 32;
+
+/// What a driver reads and writes.
+pub(super) struct Network {
+    sockets: UdpSockets,
+    links: TcpLinks,
+    gatherer: Gatherer,
+    interfaces: watch::Receiver<Addresses>,
+    transports: Transports,
+    loopback_v6: bool,
+    /// What was gathered and is to be seen to.
+    gathered: Vec<Gathered>,
+}
+
+impl Network {
+    pub(super) fn new(sockets: UdpSockets, interfaces: watch::Receiver<Addresses>) -> Self {
+        Self {
+            sockets,
+            links: TcpLinks::new(),
+            gatherer: Gatherer::new(),
+            interfaces,
+            transports: Transports::default(),
+            loopback_v6: false,
+            gathered: Vec::new(),
+        }
+    }
+
+    fn send(&mut self, transmit: &Transmit) {
+        let Transmit { proto, source, destination, contents } = transmit;
+        if *proto != Protocol::Udp {
+            self.links.send(*source, *destination, contents, clock::now());
+        } else if !self.gatherer.send(*source, *destination, contents) {
+            self.sockets.send(*source, *destination, contents);
+        }
+    }
+
+    fn bases(&self) -> Vec<SocketAddr> {
+        self.sockets.addresses().collect()
+    }
+
+    fn on_orders(&mut self, state: &mut State) {
+        if std::mem::take(&mut state.orders.loopback_v6) && !self.loopback_v6 {
+            self.loopback_v6 = true;
+            self.follow_interfaces(state);
+        }
+        if std::mem::take(&mut state.orders.gather_again) {
+            let bases = self.bases();
+            self.gatherer.gather_again(clock::now(), &bases, &mut self.gathered);
+            self.on_gathered(state);
+        }
+        let Some(config) = state.orders.configure.take() else { return };
+        if self.transports != config.transports {
+            self.transports = config.transports;
+            self.follow_interfaces(state);
+        }
+        let now = clock::now();
+        let bases = self.bases();
+        self.gatherer.configure(now, &config.servers, &bases, &mut self.gathered);
+        self.on_gathered(state);
+    }
+
+    /// Brings the sockets in line with the addresses of this host that may be used.
+    fn follow_interfaces(&mut self, state: &mut State) {
+        let mut ips: Vec<IpAddr> = Vec::new();
+        if self.transports != Transports::Relay {
+            ips.extend_from_slice(&self.interfaces.borrow_and_update());
+            if self.loopback_v6 {
+                ips.push(IpAddr::V6(Ipv6Addr::LOCALHOST));
+            }
+        }
+        let gone = self.sockets.keep(&ips);
+        for address in &gone {
+            log::debug!("{} is gone", address.ip());
+            state.peer.remove_local_address(*address);
+        }
+        self.gatherer.remove_bases(&gone, &mut self.gathered);
+        let mut new = Vec::new();
+        for ip in ips {
+            match self.sockets.add(ip) {
+                Ok(Some(address)) => {
+                    new.push(address);
+                    for candidate in state.peer.add_local_address(address) {
+                        state.tell_candidate(&candidate);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => log::debug!("no socket on {ip}: {error}"),
+            }
+        }
+        state.direct = self.sockets.shared();
+        if !new.is_empty() {
+            self.gatherer.gather_again(clock::now(), &new, &mut self.gathered);
+        }
+        self.on_gathered(state);
+    }
+
+    fn on_gathered(&mut self, state: &mut State) {
+        for gathered in self.gathered.drain(..) {
+            let candidate = match gathered {
+                Gathered::Reflexive { mapped, base } => state.peer.add_reflexive(mapped, base),
+                Gathered::Relayed { relayed, local } => state.peer.add_relayed(relayed, local),
+                Gathered::Gone { relayed } => {
+                    state.peer.remove_local_address(relayed);
+                    None
+                }
+                Gathered::Parcel { to, peer, data } => {
+                    state.peer.handle_datagram(clock::now(), Protocol::Udp, peer, to, &data);
+                    None
+                }
+                Gathered::Error(error) => {
+                    state.tell_error(error);
+                    None
+                }
+            };
+            if let Some(candidate) = candidate {
+                state.tell_candidate(&candidate);
+            }
+        }
+        let searching = self.gatherer.is_searching();
+        if state.searching != searching {
+            state.note_searching(searching);
+        }
+    }
+
+    fn on_datagram(&mut self, state: &mut State, from: SocketAddr, to: SocketAddr, data: &[u8]) {
+        if self.gatherer.on_datagram(from, to, data, &mut self.gathered) {
+            self.on_gathered(state);
+        } else {
+            state.peer.handle_datagram(clock::now(), Protocol::Udp, from, to, data);
+        }
+    }
+
+    fn on_time(&mut self, state: &mut State) {
+        let now = clock::now();
+        if self.gatherer.deadline().is_some_and(|at| at <= now) {
+            let sockets = &self.sockets;
+            let send = |base, server, request: &[u8]| sockets.send(base, server, request);
+            self.gatherer.on_time(now, send, &mut self.gathered);
+            self.on_gathered(state);
+        }
+        state.peer.handle_timeout(now);
+    }
+}
+
+/// Runs a connection until it is closed. Priorities: what the application did, then the network,
+/// then time.
+pub(super) async fn drive(connection: Arc<Connection>, mut network: Network) {
+    let mut buffer = vec![0; DATAGRAM];
+    let mut transmits = Vec::new();
+    let mut notices = VecDeque::new();
+    loop {
+        testing::count_turn();
+        let (timeout, closed) = {
+            let mut state = connection.state.lock();
+            network.on_orders(&mut state);
+            let timeout = state.collect(&connection, &mut transmits, &mut notices);
+            (timeout, state.peer.is_closed())
+        };
+        for transmit in transmits.drain(..) {
+            network.send(&transmit);
+        }
+        for notice in notices.drain(..) {
+            tell(&connection, notice);
+        }
+        if closed {
+            connection.forget();
+            return;
+        }
+        let now = clock::now();
+        let deadline = [timeout, network.gatherer.deadline(), Some(now + IDLE)];
+        let deadline = deadline.into_iter().flatten().min().unwrap_or(now + IDLE);
+        tokio::select! {
+            biased;
+            () = connection.wake.notified() => {}
+            (len, source, local) = network.sockets.receive(&mut buffer) => {
+                let mut state = connection.state.lock();
+                let datagram = buffer.get(..len).unwrap_or_default();
+                network.on_datagram(&mut state, source, local, datagram);
+                for _ in 1..BATCH {
+                    let Some((len, source, local)) = network.sockets.try_receive(&mut buffer)
+                    else {
+                        break;
+                    };
+                    let datagram = buffer.get(..len).unwrap_or_default();
+                    network.on_datagram(&mut state, source, local, datagram);
+                }
+            }
+            Some(event) = network.links.receive() => match event {
+                TcpEvent::Frame { local, remote, data } => {
+                    let now = clock::now();
+                    let mut state = connection.state.lock();
+                    state.peer.handle_datagram(now, Protocol::Tcp, remote, local, &data);
+                }
+                TcpEvent::Gone { local, remote } => {
+                    network.links.forget(local, remote, clock::now());
+                }
+            },
+            Some(finding) = network.gatherer.next() => {
+                let mut state = connection.state.lock();
+                let bases = network.bases();
+                let now = clock::now();
+                network.gatherer.on_finding(now, finding, &bases, &mut network.gathered);
+                network.on_gathered(&mut state);
+            }
+            Ok(()) = network.interfaces.changed() => {
+                network.follow_interfaces(&mut connection.state.lock());
+            }
+            () = sleep_until(deadline.into()) => network.on_time(&mut connection.state.lock()),
+        }
+    }
+}
+
+/// Runs the application's callback for one notice, outside of every lock.
+fn tell(connection: &Arc<Connection>, notice: Notice) {
+    let callbacks = &connection.callbacks;
+    match notice {
+        Notice::State(state) => callbacks.connection.call(|f| f(state.into())),
+        Notice::Ice => {
+            let state = connection.read(|state| state.peer.state());
+            callbacks.ice.call(|f| f(crate::peer_connection::ice_state(state)));
+        }
+        Notice::Signaling(state) => callbacks.signaling.call(|f| f(state)),
+        Notice::Gathering(state) => callbacks.gathering.call(|f| f(state)),
+        Notice::CandidateError(error) => callbacks.candidate_error.call(|f| f(error)),
+        Notice::Candidate(candidate) => callbacks.candidate.call(|f| f(candidate)),
+        Notice::NegotiationNeeded => callbacks.negotiation.call(|f| f(0)),
+        Notice::Track(event) => callbacks.track.call(|f| f(event)),
+        Notice::ChannelAdded(handle) => {
+            callbacks.data_channel.call(|f| f(DataChannel { handle }));
+        }
+        Notice::ChannelState(handle, state) => handle.on_state.call(|f| f(state.into())),
+        Notice::Message(handle, binary, data) => {
+            handle.on_message.call(|f| f(crate::data_channel::DataBuffer { data: &data, binary }));
+        }
+        Notice::BytesSent(handle, bytes) => handle.on_buffered.call(|f| f(bytes)),
+    }
+}
