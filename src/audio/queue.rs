@@ -19,6 +19,9 @@ struct Shared {
     wake: Notify,
 }
 
+/// Room for this many samples from the beginning, and a step's growth: a second at 16 kHz.
+const STEP: usize = 16_000;
+
 /// What waits, at the low end of its memory: a ring would go round through all of it and keep in
 /// use what only a stuck reader needs, a megabyte for 30 s at 16 kHz.
 #[derive(Debug)]
@@ -26,13 +29,15 @@ struct Samples {
     buffer: Vec<i16>,
     /// How many at the front are gone.
     gone: usize,
+    /// Twice the queue's capacity, so that at the end there is always as much gone as is moved: a
+    /// sample is moved once at the most, whatever the queue's length.
+    limit: usize,
 }
 
 impl Samples {
-    /// Twice the capacity, so that at the end there is always as much gone as is moved: a sample is
-    /// moved once at the most, whatever the queue's length. Pages never written take no memory.
     fn with_capacity(capacity: usize) -> Self {
-        Self { buffer: Vec::with_capacity(2 * capacity), gone: 0 }
+        let limit = 2 * capacity;
+        Self { buffer: Vec::with_capacity(limit.min(STEP)), gone: 0, limit }
     }
 
     fn len(&self) -> usize {
@@ -40,11 +45,16 @@ impl Samples {
     }
 
     fn push(&mut self, fresh: &[i16]) {
-        if self.gone >= self.len() || self.buffer.len() + fresh.len() > self.buffer.capacity() {
+        let needed = self.buffer.len() + fresh.len();
+        if self.gone >= self.len() || needed > self.limit {
             let waiting = self.len();
             self.buffer.copy_within(self.gone.., 0);
             self.buffer.truncate(waiting);
             self.gone = 0;
+        }
+        // Only for a reader that is slow.
+        if self.buffer.capacity() - self.buffer.len() < fresh.len() {
+            self.buffer.reserve_exact(fresh.len().max(STEP));
         }
         self.buffer.extend_from_slice(fresh);
     }
@@ -55,6 +65,10 @@ impl Samples {
 
     fn skip(&mut self, count: usize) {
         self.gone += count.min(self.len());
+        // What an outage took is given back.
+        if self.len() == 0 && self.buffer.capacity() > 4 * STEP {
+            *self = Self::with_capacity(self.limit / 2);
+        }
     }
 }
 
@@ -66,7 +80,8 @@ pub struct AudioSender(Arc<Shared>);
 #[derive(Debug)]
 pub struct AudioReceiver(Arc<Shared>);
 
-/// A queue of at most `capacity` samples, all of it allocated now.
+/// A queue of at most `capacity` samples. A reader that keeps up costs a second's memory, all of it
+/// allocated now.
 pub fn audio_queue(capacity: usize) -> (AudioSender, AudioReceiver) {
     let shared = Arc::new(Shared {
         samples: Mutex::new(Samples::with_capacity(capacity)),
@@ -79,7 +94,8 @@ pub fn audio_queue(capacity: usize) -> (AudioSender, AudioReceiver) {
 }
 
 impl AudioSender {
-    /// Appends samples, dropping the oldest that do not fit. Never waits, never allocates.
+    /// Appends samples, dropping the oldest that do not fit. Never waits; allocates, a second at a
+    /// time, only while the reader is slow.
     pub fn push(&self, samples: &[i16]) {
         let shared = &*self.0;
         let fresh = &samples[samples.len().saturating_sub(shared.capacity)..];
@@ -179,7 +195,21 @@ mod tests {
         let mut got = Vec::new();
         assert_eq!(receiver.read(&mut got, 100).await, 100);
         assert!(got.into_iter().eq(2_900..3_000));
-        assert_eq!(sender.0.samples.lock().buffer.capacity(), 200);
+        assert!(sender.0.samples.lock().buffer.len() <= 200);
+    }
+
+    #[tokio::test]
+    async fn memory_follows_a_slow_reader_and_is_given_back() {
+        let (sender, receiver) = audio_queue(30 * STEP);
+        let capacity = || sender.0.samples.lock().buffer.capacity();
+        assert_eq!(capacity(), STEP);
+        for _ in 0..40 {
+            sender.push(&vec![7; STEP]);
+        }
+        assert!(capacity() <= 60 * STEP);
+        assert_eq!(receiver.len(), 30 * STEP);
+        receiver.read(&mut Vec::new(), 30 * STEP).await;
+        assert_eq!(capacity(), STEP);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod dev;
 pub mod eval;
 pub mod live;
+pub mod memory;
 pub mod migrate;
 pub mod models;
 pub mod providers;
@@ -118,6 +119,7 @@ enum Command {
 
 /// Parses the command line and runs the command to its end.
 pub fn main() -> ExitCode {
+    memory::give_back_large_blocks();
     let cli = Cli::parse();
     net::install_crypto();
     let exit = match cli.command {

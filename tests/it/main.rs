@@ -8,6 +8,7 @@ mod support;
 mod call;
 mod control;
 mod failures;
+mod flights;
 mod interop;
 mod kill;
 mod leaving;
