@@ -1,7 +1,10 @@
 //! A room that is left, or taken away, while others are in it.
 
 use antiphon::{doubles::Script, room::signal};
-use livekit::prelude::{Room, RoomEvent, RoomOptions};
+use livekit::{
+    participant::ParticipantState,
+    prelude::{Room, RoomEvent, RoomOptions},
+};
 use livekit_api::services::room::RoomClient;
 
 use crate::support::{
@@ -32,6 +35,11 @@ async fn nobody_is_left_in_a_room_that_the_agent_is_removed_from() {
     let (room, mut events) = joined(&stage, "removed").await;
     poll("the caller in the room", || async {
         (!room.remote_participants().is_empty()).then_some(())
+    })
+    .await;
+    // A participant that the server does not take for connected yet comes back after its removal.
+    poll("the agent's connection", || async {
+        (room.local_participant().state() == ParticipantState::Active).then_some(())
     })
     .await;
     let rooms = RoomClient::with_api_key(&stage.livekit.http_url(), KEY, SECRET);

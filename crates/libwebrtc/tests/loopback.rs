@@ -143,7 +143,7 @@ async fn messages_both_ways_and_goodbye() {
     assert!(ours.send(b"too late", true).is_err());
     loop {
         match next(&mut bob.states).await {
-            PeerConnectionState::Failed => break,
+            PeerConnectionState::Disconnected => break,
             PeerConnectionState::Connecting | PeerConnectionState::Connected => {}
             other => panic!("unexpected {other:?}"),
         }

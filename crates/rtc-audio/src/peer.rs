@@ -32,6 +32,9 @@ const FAILED_AFTER: Duration = Duration::from_secs(6);
 /// The same when the address is gone that we sent from: the remote goes on sending there, and only
 /// an ICE restart tells it better.
 const FAILED_AFTER_MOVE: Duration = Duration::from_millis(500);
+/// The same when the remote has said goodbye (DTLS `close_notify`): signalling, which is slower at
+/// times, tells whether the call is over or to be made anew.
+const FAILED_AFTER_GOODBYE: Duration = Duration::from_secs(2);
 /// How long the first connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 /// Data that SCTP holds until it is acknowledged: bounds throughput at this much a round trip.
@@ -135,6 +138,8 @@ pub struct Peer {
     pub(crate) sent_from: Option<SocketAddr>,
     /// The address that we sent from is gone: only an ICE restart mends that.
     pub(crate) moved: bool,
+    /// The remote has closed the connection.
+    goodbye: bool,
     transmits: VecDeque<Transmit>,
     early: VecDeque<Early>,
     pub(crate) events: VecDeque<Event>,
@@ -197,6 +202,7 @@ impl Peer {
             heard: now,
             sent_from: None,
             moved: false,
+            goodbye: false,
             transmits: VecDeque::new(),
             early: VecDeque::new(),
             events: VecDeque::new(),
@@ -452,7 +458,7 @@ impl Peer {
     fn on_path(&mut self) {
         // str0m's own states change for other reasons, too: what counts is that it is heard.
         let silent = self.now >= self.heard + SILENT_AFTER;
-        if self.moved || (self.state == PeerState::Disconnected && silent) {
+        if self.moved || self.goodbye || (self.state == PeerState::Disconnected && silent) {
             return;
         }
         if self.rtc.is_connected() {
@@ -523,7 +529,10 @@ impl Peer {
                     }
                 }
             }
-            RtcEvent::Closed if !self.closed => self.set_state(PeerState::Failed),
+            RtcEvent::Closed if !self.closed => {
+                self.goodbye = true;
+                self.on_lost(FAILED_AFTER_GOODBYE);
+            }
             RtcEvent::PeerStats(stats) => self.stats.on_peer(&stats),
             RtcEvent::MediaIngressStats(stats) => self.stats.on_ingress(&stats),
             RtcEvent::MediaEgressStats(stats) => self.stats.on_egress(&stats),

@@ -399,8 +399,12 @@ fn closing_tells_the_other_side() {
     call.peers[0].close();
     assert_eq!(call.state(0), PeerState::Closed);
     let before = call.now;
-    call.run_until("the goodbye", |call| call.state(1) == PeerState::Failed);
+    call.run_until("the goodbye", |call| call.state(1) == PeerState::Disconnected);
     assert!(call.now - before < Duration::from_secs(1), "not by time-out");
+    // Signalling has its say before the connection is made anew.
+    call.run_until("the failure", |call| call.state(1) == PeerState::Failed);
+    let after = call.now - before;
+    assert!(after > Duration::from_secs(2) && after < Duration::from_secs(3), "{after:?}");
     assert!(call.now > call.start);
 }
 
