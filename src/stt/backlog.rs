@@ -2,6 +2,15 @@
 
 use std::collections::VecDeque;
 
+use super::driver::SAMPLE_RATE;
+
+/// Of audio in which nobody speaks so much is kept: the beginning of a word may be soft.
+const QUIET: u64 = SAMPLE_RATE as u64;
+/// Mean level from which audio may be speech: about -46 dBFS.
+const LOUD: i64 = 160;
+/// Grown and kept in steps of a second.
+const STEP: usize = SAMPLE_RATE as usize;
+
 /// Mono s16 samples from the last final to now, numbered from the stream's first sample; bounded,
 /// the oldest go first.
 #[derive(Debug)]
@@ -9,11 +18,13 @@ pub struct Backlog {
     samples: VecDeque<i16>,
     start: u64,
     capacity: usize,
+    /// Number of the sample after the last loud ones.
+    loud_until: u64,
 }
 
 impl Backlog {
     pub const fn new(capacity: usize) -> Self {
-        Self { samples: VecDeque::new(), start: 0, capacity }
+        Self { samples: VecDeque::new(), start: 0, capacity, loud_until: 0 }
     }
 
     /// Number of the oldest sample held.
@@ -30,15 +41,27 @@ impl Backlog {
         self.samples.is_empty()
     }
 
-    pub fn push(&mut self, samples: &[i16]) {
+    /// Appends samples; gives whether they are loud enough to be speech.
+    pub fn push(&mut self, samples: &[i16]) -> bool {
         // By the second, not by doubling: a pause without a final may be long.
         if self.samples.capacity() - self.samples.len() < samples.len() {
-            self.samples.reserve_exact(samples.len().max(16_000));
+            self.samples.reserve_exact(samples.len().max(STEP));
         }
         self.samples.extend(samples);
         let surplus = self.samples.len().saturating_sub(self.capacity);
         self.samples.drain(..surplus);
         self.start += surplus as u64;
+        let level: i64 = samples.iter().map(|sample| i64::from(sample.unsigned_abs())).sum();
+        let loud = level >= LOUD * samples.len() as i64 && level > 0;
+        if loud {
+            self.loud_until = self.end();
+        }
+        loud
+    }
+
+    /// Until where nobody will miss anything: all that is held is too quiet for speech.
+    pub fn quiet_until(&self) -> Option<u64> {
+        (self.loud_until <= self.start).then(|| self.end().saturating_sub(QUIET))
     }
 
     /// Everything before sample `until` is final: it will not be needed again.
@@ -47,7 +70,7 @@ impl Backlog {
         self.samples.drain(..settled as usize);
         self.start += settled;
         // After an outage the space for it is given back.
-        if self.samples.capacity() / 8 > self.samples.len().max(16_000) {
+        if self.samples.capacity() / 8 > self.samples.len().max(STEP) {
             self.samples.shrink_to(32_000);
         }
     }
@@ -78,6 +101,19 @@ mod tests {
         backlog.settle(u64::MAX);
         assert_eq!((backlog.start(), backlog.is_empty()), (6, true));
         assert!(backlog.bytes(9, 1).is_empty());
+    }
+
+    #[test]
+    fn nobody_misses_what_is_quiet_and_a_loud_word_is_held_with_all_that_follows() {
+        let mut backlog = Backlog::new(30 * STEP);
+        assert!(!backlog.push(&vec![20; 3 * STEP]));
+        assert_eq!(backlog.quiet_until(), Some(2 * QUIET));
+        backlog.settle(2 * QUIET);
+        assert!(backlog.push(&vec![-400; STEP / 2]));
+        assert!(!backlog.push(&vec![20; 5 * STEP]));
+        assert_eq!(backlog.quiet_until(), None);
+        backlog.settle(3 * QUIET + QUIET / 2);
+        assert_eq!(backlog.quiet_until(), Some(backlog.end() - QUIET));
     }
 
     #[test]

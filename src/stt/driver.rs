@@ -363,8 +363,7 @@ impl<D: Dialect> Driver<D> {
                 self.begin_close().await;
             }
             News::Audio { ended: false } => {
-                self.backlog.push(&self.scratch);
-                self.scratch.clear();
+                self.keep();
             }
         }
         Ok(())
@@ -381,8 +380,16 @@ impl<D: Dialect> Driver<D> {
         let waiting = self.audio.len();
         if waiting > 0 {
             self.audio.read(&mut self.scratch, waiting).await;
-            self.backlog.push(&self.scratch);
-            self.scratch.clear();
+            self.keep();
+        }
+    }
+
+    /// Keeps what was read for this connection and the next. Silence that has been sent is let go.
+    fn keep(&mut self) {
+        self.backlog.push(&self.scratch);
+        self.scratch.clear();
+        if let Some(until) = self.backlog.quiet_until() {
+            self.backlog.settle(until.min(self.next_sample));
         }
     }
 

@@ -32,10 +32,6 @@ const SAMPLES_PER_MS: u64 = SAMPLE_RATE as u64 / 1_000;
 const CHUNK: usize = 20 * SAMPLES_PER_MS as usize;
 /// Audio without a final that is kept for the next recogniser: 30 s.
 const KEPT: usize = 30 * SAMPLE_RATE as usize;
-/// Of audio in which nobody speaks so much is kept: the beginning of a word may be soft.
-const QUIET: u64 = SAMPLE_RATE as u64;
-/// Mean level from which audio may be speech: about -46 dBFS.
-const LOUD: i64 = 160;
 /// Loud audio for this long without a word of it: the recogniser is deaf.
 const DEAF: Duration = Duration::from_millis(2_500);
 /// The same, once the session waits for a final.
@@ -83,7 +79,6 @@ impl Stt for Relay {
             audio,
             events,
             backlog: Backlog::new(KEPT),
-            loud_until: None,
             unheard_since: None,
             deafened: None,
             look_at: None,
@@ -108,8 +103,6 @@ struct Driver {
     audio: AudioReceiver,
     events: mpsc::Sender<SttEvent>,
     backlog: Backlog,
-    /// Number of the sample after the last loud one.
-    loud_until: Option<u64>,
     /// Since when something loud has been sent of which nothing was told.
     unheard_since: Option<Instant>,
     deafened: Option<Instant>,
@@ -212,14 +205,10 @@ impl Driver {
 
     fn take(&mut self, line: &Line, samples: &[i16]) {
         line.audio.push(samples);
-        self.backlog.push(samples);
-        let level: i64 = samples.iter().map(|sample| i64::from(sample.unsigned_abs())).sum();
-        if level >= LOUD * samples.len() as i64 {
-            self.loud_until = Some(self.backlog.end());
+        if self.backlog.push(samples) {
             self.unheard_since.get_or_insert_with(Instant::now);
-        } else if self.loud_until.is_none_or(|until| until <= self.backlog.start()) {
-            let end = self.backlog.end();
-            self.backlog.settle(end.saturating_sub(QUIET));
+        } else if let Some(until) = self.backlog.quiet_until() {
+            self.backlog.settle(until);
             self.unheard_since = None;
             self.finalize_asked = None;
         }
