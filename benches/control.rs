@@ -1,12 +1,17 @@
 //! The control endpoint over SQLite, by its own HTTP: `cargo bench --bench control`.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench says what it has measured")]
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use antiphon::{
     config::Config,
     control::{self, ControlConfig},
 };
+use axum::http::header::CONTENT_TYPE;
+use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -15,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 const TOKEN: &str = "service-token-of-the-bench";
 const LISTENERS: usize = 500;
 const REQUESTS_A_SECOND: u64 = 200;
+/// For what is slow by design.
+const SLOW: u64 = 10;
 
 #[derive(Clone)]
 struct Api {
@@ -23,9 +30,21 @@ struct Api {
 }
 
 impl Api {
-    async fn post(&self, path: &str, body: &Value) -> Value {
-        let request = self.client.post(format!("{}{path}", self.url)).bearer_auth(TOKEN);
-        request.json(body).send().await.unwrap().json().await.unwrap()
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(TOKEN);
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        self.send(Method::POST, path, Some(body)).await
     }
 
     async fn get(&self, path: &str) -> reqwest::Response {
@@ -35,8 +54,7 @@ impl Api {
 
     async fn report(&self, room: &str, from: usize, rows: usize) {
         let items: Vec<Value> = (from..from + rows).map(|n| segment(room, n)).collect();
-        self.post("/api/ingest", &json!({"room": room, "startedAtUnixMs": 1, "items": items}))
-            .await;
+        self.post("/api/ingest", json!({"room": room, "startedAtUnixMs": 1, "items": items})).await;
     }
 }
 
@@ -68,9 +86,9 @@ async fn run() {
             bind: std::net::Ipv4Addr::LOCALHOST.into(),
             port: 0,
             token: SecretString::from(TOKEN),
-            livekit: None,
+            livekit: Some(livekit().await),
             database_url: directory.path().join("control.db").display().to_string(),
-            agent_name: String::new(),
+            agent_name: "bench".into(),
             metrics: None,
             settings: settings.control,
         },
@@ -110,44 +128,107 @@ async fn ingest(api: &Api) {
     println!("| ingest, rows/s | {:.0} |", rows / begun.elapsed().as_secs_f64());
 }
 
-/// At a fixed rate whatever the answers take, for 5 s each.
+/// Each route by itself, for 5 s.
 async fn routes(api: &Api) {
     let sessions: Value = api.get("/api/sessions").await.json().await.unwrap();
     let id = sessions["sessions"][0]["id"].as_str().unwrap();
-    let paths = [
-        "/healthz".to_owned(),
-        "/api/sessions".to_owned(),
-        format!("/api/sessions/{id}"),
-        format!("/api/sessions/{id}/transcripts"),
-        format!("/api/sessions/{id}/transcripts/export?format=vtt"),
-        format!("/api/sessions/{id}/recordings"),
-        "/api/audit".to_owned(),
-    ];
-    for path in paths {
-        let shown = path.replace(id, "{id}");
-        let times = at_rate(
-            move |api, _| {
-                let path = path.clone();
-                async move { drop(api.get(&path).await.bytes().await.unwrap()) }
-            },
-            api,
-        );
-        print_times(&format!("GET {shown}"), times.await);
+    let page: Value =
+        api.get(&format!("/api/sessions/{id}/transcripts")).await.json().await.unwrap();
+    let row = page["transcripts"][0]["id"].as_str().unwrap();
+    for path in [
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
+        "/docs",
+        "/api/sessions",
+        "/api/sessions/{id}",
+        "/api/sessions/{id}/transcripts",
+        "/api/sessions/{id}/transcripts/export?format=vtt",
+        "/api/sessions/{id}/recordings",
+        "/api/voice-sessions",
+        "/api/people/ann/data",
+        "/api/knowledge/documents",
+        "/api/audit",
+    ] {
+        let filled = path.replace("{id}", id);
+        let get = move |api: Api, _| {
+            let path = filled.clone();
+            async move { drop(api.get(&path).await.bytes().await.unwrap()) }
+        };
+        print_times(&format!("GET {path}"), at_rate(REQUESTS_A_SECOND, get, api).await);
     }
-    let times = at_rate(|api, n| async move { api.report("rate", n, 1).await }, api);
-    print_times("POST /api/ingest, 1 row", times.await);
-    let times =
-        at_rate(|api, _| async move { drop(api.post("/api/sessions", &json!({})).await) }, api);
-    print_times("POST /api/sessions", times.await);
+    let flag = format!("/api/sessions/{id}/transcripts/{row}");
+    let patch = move |api: Api, n: usize| {
+        let (path, body) = (flag.clone(), json!({"flagged": n.is_multiple_of(2)}));
+        async move { drop(api.send(Method::PATCH, &path, Some(body)).await) }
+    };
+    let times = at_rate(REQUESTS_A_SECOND, patch, api).await;
+    print_times("PATCH /api/sessions/{id}/transcripts/{tid}", times);
+    let report = |api: Api, n| async move { api.report("rate", n, 1).await };
+    print_times("POST /api/ingest, 1 row", at_rate(REQUESTS_A_SECOND, report, api).await);
+    life(api).await;
 }
 
-async fn at_rate<F>(call: impl Fn(Api, usize) -> F, api: &Api) -> Vec<Duration>
+/// A session from its making to its end, each step for all of them before the next.
+async fn life(api: &Api) {
+    let made = Arc::new(Mutex::new(Vec::new()));
+    let create = |api: Api, _| {
+        let made = made.clone();
+        async move {
+            let session = api.post("/api/sessions", json!({})).await;
+            made.lock().unwrap().push(session["id"].as_str().unwrap().to_owned());
+        }
+    };
+    print_times("POST /api/sessions", at_rate(REQUESTS_A_SECOND, create, api).await);
+    let made: Arc<[String]> = std::mem::take(&mut *made.lock().unwrap()).into();
+    // A link's password is hashed to be slow.
+    for (step, body, rate) in [
+        (
+            "start",
+            json!({"consent": {"recording": true, "transcription": true}}),
+            REQUESTS_A_SECOND,
+        ),
+        ("livekit-token", json!({"participantName": "Ann"}), REQUESTS_A_SECOND),
+        ("links", json!({"participantName": "Ann"}), SLOW),
+        ("end", json!({}), REQUESTS_A_SECOND),
+    ] {
+        let post = |api: Api, n: usize| {
+            let path = format!("/api/sessions/{}/{step}", made[n]);
+            let body = body.clone();
+            async move { drop(api.post(&path, body).await) }
+        };
+        let times = at_rate(rate, post, api).await;
+        print_times(&format!("POST /api/sessions/{{id}}/{step}, {rate} a second"), times);
+    }
+    let rooms = Arc::new(Mutex::new(Vec::new()));
+    let create = |api: Api, _| {
+        let rooms = rooms.clone();
+        async move {
+            let voice = json!({"agent_type": "workout", "mode": "converse"});
+            let session = api.post("/api/voice-sessions", voice).await;
+            rooms.lock().unwrap().push(session["room_name"].as_str().unwrap().to_owned());
+        }
+    };
+    print_times("POST /api/voice-sessions", at_rate(REQUESTS_A_SECOND, create, api).await);
+    let rooms: Arc<[String]> = std::mem::take(&mut *rooms.lock().unwrap()).into();
+    for method in [Method::GET, Method::DELETE] {
+        let call = |api: Api, n: usize| {
+            let (method, path) = (method.clone(), format!("/api/voice-sessions/{}", rooms[n]));
+            async move { drop(api.send(method, &path, None).await) }
+        };
+        let times = at_rate(REQUESTS_A_SECOND, call, api).await;
+        print_times(&format!("{method} /api/voice-sessions/{{room}}"), times);
+    }
+}
+
+/// For 5 s at a fixed rate, whatever the answers take.
+async fn at_rate<F>(rate: u64, call: impl Fn(Api, usize) -> F, api: &Api) -> Vec<Duration>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / REQUESTS_A_SECOND));
+    let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / rate));
     let mut running = Vec::new();
-    for n in 0..5 * REQUESTS_A_SECOND as usize {
+    for n in 0..5 * rate as usize {
         ticks.tick().await;
         let call = call(api.clone(), n);
         running.push(tokio::spawn(async move {
@@ -161,6 +242,21 @@ where
         times.push(one.await.unwrap());
     }
     times
+}
+
+/// A LiveKit server's services (Twirp), which takes everything and tells nothing: an empty body is
+/// the default of any message. What a real one takes is not the endpoint's.
+async fn livekit() -> control::LiveKitConfig {
+    let answer = || async { ([(CONTENT_TYPE, "application/protobuf")], Vec::new()) };
+    let app = axum::Router::new().route("/twirp/{service}/{method}", axum::routing::post(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    control::LiveKitConfig {
+        url,
+        api_key: "bench".into(),
+        api_secret: SecretString::from("secret-of-the-bench-secret-of-the-bench"),
+    }
 }
 
 /// From before the report to each listener's ear.

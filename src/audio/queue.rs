@@ -19,8 +19,9 @@ struct Shared {
     wake: Notify,
 }
 
-/// Room for this many samples from the beginning, and a step's growth: a second at 16 kHz.
-const STEP: usize = 16_000;
+/// Room for this many samples from the beginning, and a step's growth: a quarter of a second at
+/// 16 kHz. Readers take a tenth at a time.
+const STEP: usize = 4_000;
 
 /// What waits, at the low end of its memory: a ring would go round through all of it and keep in
 /// use what only a stuck reader needs, a megabyte for 30 s at 16 kHz.
@@ -80,8 +81,8 @@ pub struct AudioSender(Arc<Shared>);
 #[derive(Debug)]
 pub struct AudioReceiver(Arc<Shared>);
 
-/// A queue of at most `capacity` samples. A reader that keeps up costs a second's memory, all of it
-/// allocated now.
+/// A queue of at most `capacity` samples. A reader that keeps up costs a quarter of a second's memory, all
+/// of it allocated now.
 pub fn audio_queue(capacity: usize) -> (AudioSender, AudioReceiver) {
     let shared = Arc::new(Shared {
         samples: Mutex::new(Samples::with_capacity(capacity)),
@@ -94,7 +95,7 @@ pub fn audio_queue(capacity: usize) -> (AudioSender, AudioReceiver) {
 }
 
 impl AudioSender {
-    /// Appends samples, dropping the oldest that do not fit. Never waits; allocates, a second at a
+    /// Appends samples, dropping the oldest that do not fit. Never waits; allocates, a step at a
     /// time, only while the reader is slow.
     pub fn push(&self, samples: &[i16]) {
         let shared = &*self.0;

@@ -13,7 +13,7 @@ use crate::{
     cli::{
         Exit, fail,
         runtime::vad,
-        terminal::{self, Live},
+        terminal::{self, Live, Progress},
     },
     config::{RoomContext, Setup},
     eval::{
@@ -104,7 +104,11 @@ async fn judge(setup: &mut Setup, args: &EvalArgs) -> Result<Vec<String>, String
         _ => None,
     };
     let evaluated = tokio::task::spawn_blocking(move || {
-        eval::evaluate(&set, &settings, config, model.as_ref())
+        let progress = Progress::new();
+        let all = set.names.len();
+        eval::evaluate(&set, &settings, config, model.as_ref(), &|played| {
+            progress.show(&format!("{played} of {all} dialogues"));
+        })
     })
     .await
     .map_err(|error| error.to_string())?

@@ -119,7 +119,7 @@ enum Command {
 
 /// Parses the command line and runs the command to its end.
 pub fn main() -> ExitCode {
-    memory::give_back_large_blocks();
+    memory::keep_little();
     let cli = Cli::parse();
     net::install_crypto();
     let exit = match cli.command {

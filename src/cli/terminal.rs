@@ -103,6 +103,30 @@ impl Live {
     }
 }
 
+/// How far long work has come: one line of stderr that replaces itself. A script's log gets none.
+#[derive(Debug)]
+pub struct Progress {
+    terminal: bool,
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal() }
+    }
+
+    pub fn show(&self, text: &str) {
+        if self.terminal {
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[2K{text}");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.show("");
+    }
+}
+
 const fn state_colour(state: AgentState) -> &'static str {
     match state {
         AgentState::Idle => "2",

@@ -9,7 +9,12 @@ pub mod judge;
 pub mod report;
 pub mod run;
 
-use std::{num::NonZero, thread, time::Duration};
+use std::{
+    num::NonZero,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
 
 use crate::{
     audio::{
@@ -46,7 +51,8 @@ pub struct Evaluated {
     pub took: Duration,
 }
 
-/// Plays every dialogue of the set to a session with these settings, on all cores.
+/// Plays every dialogue of the set to a session with these settings, on all cores. `played` is told
+/// how many are done, by whichever core has done one.
 ///
 /// # Errors
 /// A file that cannot be read, or fewer turns than the set declares.
@@ -55,23 +61,30 @@ pub fn evaluate(
     settings: &Settings,
     vad: VadConfig,
     model: Option<&SmartTurn>,
+    played: &(dyn Fn(usize) + Sync),
 ) -> Result<Evaluated, EvalError> {
     let began = crate::clock::now();
+    let done = AtomicUsize::new(0);
+    let done = &done;
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let share = set.names.len().div_ceil(cores).max(1);
     let judged = thread::scope(|scope| {
-        let workers: Vec<_> =
-            set.names
-                .chunks(share)
-                .map(|names| {
-                    scope.spawn(move || {
-                        names
-                            .iter()
-                            .map(|name| one(set, name, settings, vad, model))
-                            .collect::<Result<Vec<_>, EvalError>>()
-                    })
+        let workers: Vec<_> = set
+            .names
+            .chunks(share)
+            .map(|names| {
+                scope.spawn(move || {
+                    names
+                        .iter()
+                        .map(|name| {
+                            let judged = one(set, name, settings, vad, model)?;
+                            played(done.fetch_add(1, Ordering::Relaxed) + 1);
+                            Ok(judged)
+                        })
+                        .collect::<Result<Vec<_>, EvalError>>()
                 })
-                .collect();
+            })
+            .collect();
         workers
             .into_iter()
             .map(|worker| {
@@ -119,7 +132,7 @@ mod tests {
             turns: 0,
             agent_voice: Vec::new().into(),
         };
-        let outcome = evaluate(&set, &Settings::default(), VadConfig::default(), None);
+        let outcome = evaluate(&set, &Settings::default(), VadConfig::default(), None, &|_| {});
         assert!(matches!(outcome, Err(EvalError::Empty(_))));
     }
 
@@ -131,7 +144,7 @@ mod tests {
             turns: 1,
             agent_voice: Vec::new().into(),
         };
-        let outcome = evaluate(&set, &Settings::default(), VadConfig::default(), None);
+        let outcome = evaluate(&set, &Settings::default(), VadConfig::default(), None, &|_| {});
         assert!(matches!(outcome, Err(EvalError::File(file, _)) if file.contains("missing")));
     }
 }

@@ -43,7 +43,7 @@ pub struct Hearing {
 fn remember(past: &mut Vec<i16>, samples: &[i16]) {
     // Moved once in a while, not with every frame.
     if past.len() + samples.len() > 2 * WINDOW {
-        past.drain(..past.len() - WINDOW);
+        past.drain(..past.len().saturating_sub(WINDOW));
     }
     past.extend_from_slice(samples);
 }
@@ -77,7 +77,7 @@ pub fn hear(
         let mut samples = Vec::with_capacity(1_600);
         let mut first = true;
         // What the turn model is to hear: nothing, where there is none.
-        let mut past: Vec<i16> = Vec::new();
+        let mut past = Vec::with_capacity(turn_model.as_ref().map_or(0, |_| 2 * WINDOW));
         while microphone.read(&mut samples).await {
             if std::mem::take(&mut first) {
                 let _ = events.try_send((speaker, Heard::First));
@@ -94,7 +94,8 @@ pub fn hear(
                 }
             });
             if let Some(model) = turn_model.as_ref().filter(|_| ended) {
-                tokio::spawn(ask(model.clone(), speaker, past.clone(), events.clone()));
+                let window = past[past.len().saturating_sub(WINDOW)..].to_vec();
+                tokio::spawn(ask(model.clone(), speaker, window, events.clone()));
             }
             samples.clear();
         }

@@ -5,11 +5,13 @@ use std::collections::VecDeque;
 use super::driver::SAMPLE_RATE;
 
 /// Of audio in which nobody speaks so much is kept: the beginning of a word may be soft.
-const QUIET: u64 = SAMPLE_RATE as u64;
+const QUIET: u64 = SAMPLE_RATE as u64 / 2;
 /// Mean level from which audio may be speech: about -46 dBFS.
 const LOUD: i64 = 160;
-/// Grown and kept in steps of a second.
-const STEP: usize = SAMPLE_RATE as usize;
+/// Grown in steps of a quarter of a second.
+const STEP: usize = SAMPLE_RATE as usize / 4;
+/// What is kept for the next utterance.
+const SPARE: usize = SAMPLE_RATE as usize;
 
 /// Mono s16 samples from the last final to now, numbered from the stream's first sample; bounded,
 /// the oldest go first.
@@ -43,7 +45,7 @@ impl Backlog {
 
     /// Appends samples; gives whether they are loud enough to be speech.
     pub fn push(&mut self, samples: &[i16]) -> bool {
-        // By the second, not by doubling: a pause without a final may be long.
+        // By steps, not by doubling: a pause without a final may be long.
         if self.samples.capacity() - self.samples.len() < samples.len() {
             self.samples.reserve_exact(samples.len().max(STEP));
         }
@@ -69,9 +71,9 @@ impl Backlog {
         let settled = until.min(self.end()).saturating_sub(self.start);
         self.samples.drain(..settled as usize);
         self.start += settled;
-        // After an outage the space for it is given back.
-        if self.samples.capacity() / 8 > self.samples.len().max(STEP) {
-            self.samples.shrink_to(32_000);
+        // What a long utterance or an outage took is given back.
+        if self.samples.capacity() > self.samples.len() + 2 * SPARE {
+            self.samples.shrink_to(self.samples.len() + SPARE);
         }
     }
 
@@ -105,15 +107,27 @@ mod tests {
 
     #[test]
     fn nobody_misses_what_is_quiet_and_a_loud_word_is_held_with_all_that_follows() {
-        let mut backlog = Backlog::new(30 * STEP);
-        assert!(!backlog.push(&vec![20; 3 * STEP]));
+        let quiet = QUIET as usize;
+        let mut backlog = Backlog::new(30 * quiet);
+        assert!(!backlog.push(&vec![20; 3 * quiet]));
         assert_eq!(backlog.quiet_until(), Some(2 * QUIET));
         backlog.settle(2 * QUIET);
-        assert!(backlog.push(&vec![-400; STEP / 2]));
-        assert!(!backlog.push(&vec![20; 5 * STEP]));
+        assert!(backlog.push(&vec![-400; quiet / 2]));
+        assert!(!backlog.push(&vec![20; 5 * quiet]));
         assert_eq!(backlog.quiet_until(), None);
         backlog.settle(3 * QUIET + QUIET / 2);
         assert_eq!(backlog.quiet_until(), Some(backlog.end() - QUIET));
+    }
+
+    #[test]
+    fn what_a_long_utterance_took_is_given_back() {
+        let mut backlog = Backlog::new(60 * SPARE);
+        for _ in 0..40 {
+            backlog.push(&vec![400; STEP]);
+        }
+        assert!(backlog.samples.capacity() <= 10 * SPARE + STEP, "it grows by steps");
+        backlog.settle(u64::MAX);
+        assert!(backlog.samples.capacity() <= SPARE);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::support::{
     antiphon::{Control, Worker},
     caller::{Text, fixture},
     livekit::free_tcp,
+    poll,
     stage::{Stage, TOKEN},
 };
 
@@ -33,38 +34,97 @@ fn random(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// What dies in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dies {
+    Worker,
+    Control,
+    Both,
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn every_final_that_was_shown_survives_kill_9_once() {
-    let said: Vec<String> = (0..ROUNDS).map(|round| format!("sentence number {round}")).collect();
+async fn every_final_that_was_shown_survives_kill_9_of_worker_and_control_once() {
+    let rounds = rounds();
+    let said: Vec<String> = (0..rounds).map(|round| format!("sentence number {round}")).collect();
     let stage = Stage::set(Script::new(said.iter().map(String::as_str), [])).await;
     let question = fixture("one-word.wav");
+    let (port, state) = (free_tcp(), stage.state.path().join("killed"));
+    std::fs::create_dir(&state).expect("a folder");
+    let url = format!("http://127.0.0.1:{port}");
+    let mut options = stage.worker_options("transcriber");
+    options.control = Some((url.clone(), TOKEN));
+    let (mut worker, mut control) = (None, None);
     let mut seed = SEED;
     for (round, sentence) in said.iter().enumerate() {
+        if control.is_none() {
+            control = Some(Control::start(port, &state).await);
+        }
+        if worker.is_none() {
+            worker = Some(Worker::start(&options).await);
+        }
         let room = format!("kill-{round}");
-        let options = stage.worker_options("transcriber");
-        let mut worker = Worker::start(&options).await;
         let caller = stage.caller(&room).await;
         stage.livekit.dispatch("test-agent", &room).await;
         caller.agent_joined().await;
-        // Speaks until it is understood; the worker dies at a seeded moment right after.
+        // Speaks until it is understood; who dies does so at a seeded moment right after.
         let shown = |text: &Text| text.words == *sentence;
         let speaking = caller.say(&question);
         let ((), _) = tokio::join!(speaking, caller.final_text(sentence, shown));
         tokio::time::sleep(Duration::from_micros(random(&mut seed) % 20_000)).await;
-        worker.process.kill().await.expect("kill -9");
+        let dies = [Dies::Worker, Dies::Control, Dies::Both][(random(&mut seed) % 3) as usize];
+        if dies != Dies::Control {
+            let mut dead = worker.take().expect("it runs");
+            dead.process.kill().await.expect("kill -9");
+        }
+        if dies != Dies::Worker {
+            let mut dead = control.take().expect("it runs");
+            dead.process.kill().await.expect("kill -9");
+        }
         caller.leave().await;
+        if round % 100 == 99 {
+            println!("{} of {rounds} rounds", round + 1);
+        }
     }
+    drop((worker, control));
     // One more start: what the dead left behind is sent.
-    let _worker = Worker::start(&stage.worker_options("transcriber")).await;
+    let _control = Control::start(port, &state).await;
+    let _worker = Worker::start(&options).await;
     for (round, sentence) in said.iter().enumerate() {
         let room = format!("kill-{round}");
-        let rows: Vec<Value> = stage.transcripts(&room, |rows| !rows.is_empty()).await;
+        let rows: Vec<Value> = transcripts(&url, &room).await;
         let same = rows.iter().filter(|row| row["content"] == **sentence).count();
         assert_eq!((rows.len(), same), (1, 1), "{room}: {rows:?}");
     }
 }
 
-/// How often the control endpoint is killed; the soak asks for more.
+/// The stored transcripts of a room, once there are any.
+async fn transcripts(control: &str, room: &str) -> Vec<Value> {
+    poll(&format!("the transcripts of {room}"), || async {
+        for page in 1.. {
+            let path = format!("api/sessions?status=all&limit=200&page={page}");
+            let sessions = get(control, &path).await;
+            let sessions = sessions["sessions"].as_array()?;
+            if sessions.is_empty() {
+                break;
+            }
+            let Some(session) = sessions.iter().find(|session| session["room"] == room) else {
+                continue;
+            };
+            let path = format!("api/sessions/{}/transcripts", session["id"].as_str()?);
+            let page = get(control, &path).await;
+            return page["transcripts"].as_array().filter(|rows| !rows.is_empty()).cloned();
+        }
+        None
+    })
+    .await
+}
+
+async fn get(control: &str, path: &str) -> Value {
+    let request = reqwest::Client::new().get(format!("{control}/{path}")).bearer_auth(TOKEN);
+    request.send().await.expect("an answer").json().await.expect("JSON")
+}
+
+/// How often each test kills; the soak asks for more.
 fn rounds() -> u64 {
     std::env::var("ANTIPHON_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)
 }
@@ -130,11 +190,8 @@ async fn every_final_survives_kill_9_of_the_control_endpoint_once_and_in_order()
     }
     assert!(reporter.flush(Duration::from_mins(2)).await, "all of it is acknowledged");
 
-    let get = async |path: String| -> Value {
-        let request = reqwest::Client::new().get(format!("{url}{path}")).bearer_auth(TOKEN);
-        request.send().await.expect("an answer").json().await.expect("JSON")
-    };
-    let sessions = get("api/sessions?status=all&limit=500".into()).await;
+    let control = url.as_str().trim_end_matches('/');
+    let sessions = get(control, "api/sessions?status=all&limit=200").await;
     let sessions = sessions["sessions"].as_array().expect("sessions");
     assert_eq!(sessions.len(), CALLS);
     for session in sessions {
@@ -142,7 +199,7 @@ async fn every_final_survives_kill_9_of_the_control_endpoint_once_and_in_order()
         let call: usize = room.strip_prefix("call-").expect("ours").parse().expect("a number");
         let id = session["id"].as_str().expect("an id");
         // In the order of arrival, which is the order in which it was said.
-        let export = get(format!("api/sessions/{id}/transcripts/export")).await;
+        let export = get(control, &format!("api/sessions/{id}/transcripts/export")).await;
         let rows = export.as_array().expect("rows");
         let found: Vec<&str> = rows.iter().filter_map(|row| row["content"].as_str()).collect();
         let expected: Vec<String> = (0..said[call]).map(|n| format!("sentence {n}")).collect();

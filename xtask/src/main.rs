@@ -26,7 +26,7 @@ Commands:
   livekit-e2e [--file NAME]
                livekit's own end-to-end tests over this engine, against a real livekit-server;
                NAME is a file of livekit's tests folder, such as `room_test`
-  soak [N]     kill the control endpoint N times (1000) under load: nothing is lost or doubled
+  soak [N]     kill -9 worker and control endpoint N times (1000): no final is lost or doubled
   tools        install what lint and test need, and nothing that is there already
   help         this text
 
@@ -133,7 +133,7 @@ fn soak(arguments: &[String]) -> Result<(), Failure> {
     let kills = arguments.first().map_or("1000", String::as_str);
     Step::cargo(
         "soak",
-        ["test", "--locked", "--release", "--test", "it", "--", "kill_9_of_the_control"],
+        ["test", "--locked", "--release", "--test", "it", "--", "kill_9", "--nocapture"],
     )
     .env("ANTIPHON_TEST_LIVEKIT_SERVER", server)
     .env("ANTIPHON_TEST_KILLS", kills)
