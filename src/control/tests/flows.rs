@@ -1,7 +1,8 @@
 //! What happens to a session: links, webhooks, agents, consent, recordings, people.
 
 use base64::Engine;
-use livekit_api::access_token::AccessToken;
+use livekit_api::access_token::{AccessToken, TokenVerifier};
+use livekit_protocol::participant_info::Kind;
 use ring::digest;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
