@@ -17,16 +17,10 @@
 mod directory;
 mod file;
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-};
+use std::{fs, io, path::Path, sync::Arc};
 
-use self::directory::{Directory, LIVE, UNNAMED, lock_existing, make_private_directory};
+use self::directory::{Directory, LIVE, UNNAMED};
+use crate::files::{blocking, lock_existing};
 
 pub use self::file::{Batch, OutboxFile};
 
@@ -41,14 +35,7 @@ impl Outbox {
     /// Makes the directory if need be. `cap` in bytes, for all files in it.
     pub async fn open(state_dir: &Path, cap: u64) -> io::Result<Self> {
         let path = state_dir.join("outbox");
-        blocking(move || {
-            make_private_directory(&path)?;
-            let directory =
-                Directory { path, cap, used: AtomicU64::new(0), alarmed: AtomicBool::new(false) };
-            directory.used.store(directory.measure()?, Ordering::Relaxed);
-            Ok(Self(Arc::new(directory)))
-        })
-        .await
+        blocking(move || Ok(Self(Arc::new(Directory::open(path, cap)?)))).await
     }
 
     /// A new file; it is made in the background, at the latest by the first append.
@@ -60,13 +47,8 @@ impl Outbox {
     pub async fn adopt(&self) -> io::Result<Vec<OutboxFile>> {
         let directory = self.0.clone();
         blocking(move || {
-            let mut paths: Vec<PathBuf> = fs::read_dir(&directory.path)?
-                .map(|entry| entry.map(|entry| entry.path()))
-                .collect::<io::Result<_>>()?;
-            // Their names begin with the time.
-            paths.sort();
             let mut adopted = Vec::new();
-            for path in paths {
+            for path in directory.files()? {
                 let unnamed = path.extension().is_some_and(|found| found == UNNAMED);
                 if !unnamed && path.extension().is_none_or(|found| found != LIVE) {
                     continue;
@@ -85,14 +67,6 @@ impl Outbox {
         })
         .await
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("the runtime is shutting down")))
 }
 
 #[cfg(test)]

@@ -1,26 +1,46 @@
 //! The directory of all files: what it may hold, and how a file in it becomes somebody's.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
+
+use crate::files::{make_private_directory, private_file};
 
 pub(super) const LIVE: &str = "jsonl";
 pub(super) const UNNAMED: &str = "new";
 
 #[derive(Debug)]
 pub(super) struct Directory {
-    pub(super) path: PathBuf,
-    pub(super) cap: u64,
-    pub(super) used: AtomicU64,
+    path: PathBuf,
+    cap: u64,
+    used: AtomicU64,
     /// Whether the alarm has been given.
-    pub(super) alarmed: AtomicBool,
+    alarmed: AtomicBool,
 }
 
 impl Directory {
-    pub(super) fn measure(&self) -> io::Result<u64> {
+    /// Makes it if need be.
+    pub(super) fn open(path: PathBuf, cap: u64) -> io::Result<Self> {
+        make_private_directory(&path)?;
+        let directory =
+            Self { path, cap, used: AtomicU64::new(0), alarmed: AtomicBool::new(false) };
+        directory.used.store(directory.measure()?, Ordering::Relaxed);
+        Ok(directory)
+    }
+
+    /// All files in it, the oldest first: their names begin with the time.
+    pub(super) fn files(&self) -> io::Result<Vec<PathBuf>> {
+        let mut paths: Vec<PathBuf> = fs::read_dir(&self.path)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<_>>()?;
+        paths.sort();
+        Ok(paths)
+    }
+
+    fn measure(&self) -> io::Result<u64> {
         let mut total = 0;
         for entry in fs::read_dir(&self.path)? {
             match entry?.metadata() {
@@ -53,7 +73,7 @@ impl Directory {
     }
 
     /// Says in time that it fills up: while there is still room, and again only after it emptied.
-    pub(super) fn alarm(&self, used: u64) {
+    fn alarm(&self, used: u64) {
         metrics::gauge!("antiphon_outbox_bytes").set(used as f64);
         metrics::gauge!("antiphon_outbox_fill_ratio").set(used as f64 / self.cap.max(1) as f64);
         if used >= self.cap / 10 * 8 {
@@ -69,6 +89,11 @@ impl Directory {
         } else if used < self.cap / 2 {
             self.alarmed.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Counts what takes the place of something that is about to go: not held against the cap.
+    pub(super) fn add(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn release(&self, bytes: u64) {
@@ -103,41 +128,4 @@ impl Directory {
             return Ok((file, path));
         }
     }
-}
-
-/// The file under an exclusive lock, and its length; `None` when somebody holds it or it has gone.
-pub(super) fn lock_existing(path: &Path) -> io::Result<Option<(File, u64)>> {
-    let file = match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(error)) => return Err(error),
-    }
-    // Its owner may have renamed or removed it between the opening and the lock.
-    if !path.try_exists()? {
-        return Ok(None);
-    }
-    let length = file.metadata()?.len();
-    Ok(Some((file, length)))
-}
-
-/// What people said is for the owner of the process alone.
-pub(super) fn private_file() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
-}
-
-pub(super) fn make_private_directory(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
 }

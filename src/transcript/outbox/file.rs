@@ -4,17 +4,17 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{
-    blocking,
-    directory::{Directory, private_file},
+use super::directory::Directory;
+use crate::{
+    files::{blocking, private_file},
+    transcript::line::{self, Line, MAX_LINE},
 };
-use crate::transcript::line::{self, Line, MAX_LINE};
 
 /// The part of a file that is read at once.
 pub(super) const WINDOW: u64 = 2 * MAX_LINE as u64;
@@ -167,8 +167,7 @@ impl OutboxFile {
             let mut file = private_file().append(true).open(path.with_extension(REJECTED))?;
             let mut text = records.join(&b'\n');
             text.push(b'\n');
-            // Not held against the cap: it takes the place of what is about to go.
-            shared.directory.used.fetch_add(text.len() as u64, Ordering::Relaxed);
+            shared.directory.add(text.len() as u64);
             file.write_all(&text)?;
             file.sync_data()
         })

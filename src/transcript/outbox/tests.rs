@@ -1,4 +1,4 @@
-use std::fs::OpenOptions;
+use std::{fs::OpenOptions, path::PathBuf};
 
 use super::{
     file::{COMPACT, WINDOW},
