@@ -10,6 +10,7 @@ pub mod context;
 pub mod control;
 pub mod doubles;
 pub mod eval;
+pub mod files;
 pub mod flight;
 pub mod llm;
 pub mod net;

@@ -11,14 +11,11 @@ use super::{
     app::App,
     audit,
     auth::Principal,
-    error::{ApiError, BodyFaults, Code, Faults, LiveKitFaults},
+    error::{ApiError, BodyFaults, Faults, LiveKitFaults},
     extract::{Body, Id},
-    sessions::{find, rfc3339, room_metadata},
+    sessions::{check_in_progress, find, rfc3339, room_metadata},
 };
-use crate::{
-    clock,
-    store::{Session, SessionStatus},
-};
+use crate::{clock, store::Session};
 
 const GRACE: Duration = Duration::from_secs(30);
 const MAX_GRACE_S: u32 = 3600;
@@ -83,11 +80,7 @@ pub async fn command(
     }
     let _turn = app.turns.take(&id).await;
     let session = find(&app, &principal, &id).await?;
-    match session.status {
-        SessionStatus::Created => return Err(Code::RoomNotFound.into()),
-        SessionStatus::InProgress => {}
-        SessionStatus::Completed => return Err(Code::SessionEnded.into()),
-    }
+    check_in_progress(&session)?;
     let livekit = app.livekit()?;
     let name = match body.action {
         Action::Join | Action::Subscribe => None,

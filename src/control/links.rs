@@ -23,7 +23,7 @@ use super::{
     error::{ApiError, BodyFaults, Code, Faults, LiveKitFaults},
     extract::{Body, Id},
     livekit::TokenRequest,
-    sessions::{find, rfc3339},
+    sessions::{check_in_progress, find, rfc3339},
     tokens::{TokenView, check_name, room_has_a_place},
 };
 use crate::{
@@ -139,11 +139,7 @@ pub async fn join(
     }
     let session = app.store.session(&link.tenant, &link.session_id).await?;
     let session = session.ok_or(ApiError::new(Code::LinkExpired))?;
-    match session.status {
-        SessionStatus::Created => return Err(Code::RoomNotFound.into()),
-        SessionStatus::InProgress => {}
-        SessionStatus::Completed => return Err(Code::SessionEnded.into()),
-    }
+    check_in_progress(&session)?;
     if !app.store.take_attempt(&token, MAX_ATTEMPTS).await? {
         return Err(Code::TooManyAttempts.into());
     }

@@ -20,14 +20,14 @@ use super::{
     error::{ApiError, BodyFaults, Code, Faults, LiveKitFaults},
     extract::{Id, Ids, MaybeBody, Params},
     range::{self, Ranges},
-    sessions::{find, rfc3339},
+    sessions::{check_in_progress, find, rfc3339},
     webhooks,
 };
 use crate::{
     clock,
     recording::storage::StorageError,
     store::{
-        Recording, SessionStatus,
+        Recording,
         recordings::{NewRecording, RecordingEnd, RecordingSource, RecordingStatus},
         tenants::NewAudit,
         webhooks::RoomChange,
@@ -110,11 +110,7 @@ pub async fn start(
 ) -> Result<(StatusCode, Json<RecordingAnswer>), ApiError> {
     let _turn = app.turns.take(&id).await;
     let session = find(&app, &principal, &id).await?;
-    match session.status {
-        SessionStatus::Created => return Err(Code::RoomNotFound.into()),
-        SessionStatus::InProgress => {}
-        SessionStatus::Completed => return Err(Code::SessionEnded.into()),
-    }
+    check_in_progress(&session)?;
     if !session.consent.as_ref().is_some_and(|consent| consent.recording) {
         return Err(Code::ConsentRequired.into());
     }

@@ -406,6 +406,15 @@ pub async fn end(
     }))
 }
 
+/// What is done in its room needs one: ROOM_NOT_FOUND before the start, SESSION_ENDED after the end.
+pub const fn check_in_progress(session: &Session) -> Result<(), ApiError> {
+    match session.status {
+        SessionStatus::InProgress => Ok(()),
+        SessionStatus::Created => Err(ApiError::new(Code::RoomNotFound)),
+        SessionStatus::Completed => Err(ApiError::new(Code::SessionEnded)),
+    }
+}
+
 /// Another tenant's does not exist; another user's is not theirs.
 pub async fn find(app: &App, principal: &Principal, id: &str) -> Result<Session, ApiError> {
     let session = app.store.session(&principal.tenant, id).await?;

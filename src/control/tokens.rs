@@ -13,9 +13,9 @@ use super::{
     error::{ApiError, BodyFaults, Code, Faults, LiveKitFaults},
     extract::{Body, Id},
     livekit::{LiveKit, TokenRequest},
-    sessions::find,
+    sessions::{check_in_progress, find},
 };
-use crate::store::{Session, SessionStatus, tenants::Role};
+use crate::store::{Session, tenants::Role};
 
 const TTL: Duration = Duration::from_hours(1);
 /// Of a token that only sends, and of one that only listens.
@@ -97,12 +97,8 @@ pub async fn create(
     let name = check_name(&body.participant_name)?;
     let session = find(&app, &principal, &id).await?;
     let livekit = app.livekit()?;
-    match session.status {
-        SessionStatus::InProgress => {}
-        // Whoever joined now would make the room, without its limits and without the agent.
-        SessionStatus::Created => return Err(Code::RoomNotFound.into()),
-        SessionStatus::Completed => return Err(Code::SessionEnded.into()),
-    }
+    // Whoever joined before would make the room, without its limits and without the agent.
+    check_in_progress(&session)?;
     room_has_a_place(livekit, &session).await?;
     // A user is themselves in every room, so that what they say can be found and erased.
     let user = match principal.role {

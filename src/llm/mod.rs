@@ -2,6 +2,8 @@
 
 pub mod anthropic;
 pub mod chain;
+mod codec;
+pub mod config;
 pub mod gemini;
 pub mod model;
 pub mod openai;

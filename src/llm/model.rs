@@ -90,6 +90,19 @@ impl Ask {
         Self { turns: messages.iter().map(Turn::from).collect(), tools: Arc::default() }
     }
 
+    /// The system prompts, for providers that want them apart.
+    pub fn system(&self) -> impl Iterator<Item = &str> {
+        self.turns.iter().filter_map(|turn| match turn {
+            Turn::System(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// All but the system prompts.
+    pub fn spoken(&self) -> impl Iterator<Item = &Turn> {
+        self.turns.iter().filter(|turn| !matches!(turn, Turn::System(_)))
+    }
+
     /// The same, of which `begun` has been answered already.
     pub fn continued(&self, begun: &str) -> Self {
         let mut ask = self.clone();

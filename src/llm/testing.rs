@@ -1,13 +1,39 @@
-//! What the tests of the model codecs share.
+//! What the tests of the models share: of their codecs, and of their drivers against the doubles.
+
+use std::time::Duration;
 
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::{
-    model::{Piece, TokenUsage, ToolCall},
+    LlmError, Message, Role,
+    model::{Ask, Model, Patience, Piece, TokenUsage, ToolCall, ToolResult, ToolSpec, Turn},
     sse::SseEvent,
     streaming::{Progress, Reader, Wire},
 };
+use crate::doubles::{Doubles, faults::Faulty, llm::LlmScript};
+
+pub fn message(role: Role, text: &str) -> Message {
+    Message { role, text: text.into() }
+}
+
+/// A tool, a call of it and what it gave, as an application puts them.
+pub fn weather_tool() -> ToolSpec {
+    ToolSpec {
+        name: "weather".into(),
+        description: "Tells it".into(),
+        parameters: json!({"type": "object"}),
+    }
+}
+
+pub fn weather_call(id: &str, arguments: &str) -> ToolCall {
+    ToolCall { id: id.into(), name: "weather".into(), arguments: arguments.into(), signature: None }
+}
+
+pub fn weather_result(id: &str, text: &str, is_error: bool) -> ToolResult {
+    ToolResult { id: id.into(), name: "weather".into(), text: text.into(), is_error }
+}
 
 /// Plays recorded frames, one JSON a line; an Anthropic event's name is its `type`.
 pub fn play(wire: &impl Wire, lines: &str) -> (String, Vec<ToolCall>, Option<TokenUsage>) {
@@ -101,4 +127,65 @@ pub fn any_json() -> impl Strategy<Value = Value> {
             }),
         ]
     })
+}
+
+/// One question over loopback: how it ended, and what was streamed.
+pub async fn ask(model: &impl Model) -> (Result<(), LlmError>, Vec<Piece>) {
+    let (sender, mut pieces) = mpsc::channel(256);
+    let ask = Ask { turns: vec![Turn::User("Hi".into())], ..Ask::default() };
+    let streaming = model.stream(&ask, Patience::OWN, sender);
+    let result = tokio::time::timeout(Duration::from_secs(10), streaming).await.unwrap();
+    let mut all = Vec::new();
+    while let Ok(piece) = pieces.try_recv() {
+        all.push(piece);
+    }
+    (result, all)
+}
+
+pub async fn check_that_text_streams_and_usage_comes_last<M: Model>(
+    open: impl AsyncFn(LlmScript) -> (Doubles, M),
+) {
+    let (_doubles, model) = open(LlmScript::new().answer("Sure. I can.")).await;
+    let (result, mut pieces) = ask(&model).await;
+    assert_eq!(result, Ok(()));
+    let Some(Piece::Usage(TokenUsage { output: 3, .. })) = pieces.pop() else {
+        panic!("{pieces:?}")
+    };
+    let said = ["Sure.", " I", " can."].map(|text| Piece::Text(text.into()));
+    assert_eq!(pieces, said);
+}
+
+pub async fn check_that_calls_come_whole<M: Model>(open: impl AsyncFn(LlmScript) -> (Doubles, M)) {
+    let script = LlmScript::new().calls([("weather", json!({"city": "Ulm"})), ("time", json!({}))]);
+    let (_doubles, model) = open(script).await;
+    let (result, pieces) = ask(&model).await;
+    assert_eq!(result, Ok(()));
+    let calls: Vec<_> = pieces
+        .iter()
+        .filter_map(|piece| match piece {
+            Piece::Call(call) => Some((call.name.as_str(), call.object())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(calls, [("weather", json!({"city": "Ulm"})), ("time", json!({}))]);
+}
+
+/// `overload`: the status by which the provider says that it has too much to do.
+pub async fn check_that_an_overload_is_asked_again_and_a_wrong_key_is_not<M: Model>(
+    open: impl AsyncFn(LlmScript) -> (Doubles, M),
+    overload: u16,
+) {
+    let script = LlmScript::new().refuse(overload).refuse(401).answer("Yes.");
+    let (_doubles, model) = open(script).await;
+    assert_eq!(ask(&model).await.0, Err(LlmError::Unauthorized { status: 401 }));
+    assert_eq!(ask(&model).await.1[0], Piece::Text("Yes.".into()));
+}
+
+pub async fn check_that_a_failure_within_the_stream_is_told<M: Model>(
+    open: impl AsyncFn(LlmScript) -> (Doubles, M),
+) {
+    let (_doubles, model) = open(LlmScript::new().answer("One two three").fail_after(1)).await;
+    let (result, pieces) = ask(&model).await;
+    assert!(matches!(result, Err(LlmError::Interrupted(reason)) if reason.contains("verloaded")));
+    assert_eq!(pieces, [Piece::Text("One".into())]);
 }

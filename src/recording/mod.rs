@@ -4,6 +4,8 @@
 pub mod mix;
 pub mod ogg;
 pub mod recorder;
+#[cfg(test)]
+mod s3_double;
 pub mod sealed;
 pub mod storage;
 

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     audio::resample::Resampler,
     clock,
+    files::lock_existing,
     session::ports::{Microphone, Voice},
     transcript::reporter::{Reporter, SessionInfo, SessionReporter},
     transcript::wire::RecordingItem,
@@ -265,16 +266,7 @@ fn left_behind(path: &Path) -> io::Result<Option<(File, Descriptor)>> {
     if path.extension().is_none_or(|extension| extension != "json") {
         return Ok(None);
     }
-    let file = match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(error)) => return Err(error),
-    }
+    let Some((file, _)) = lock_existing(path)? else { return Ok(None) };
     let bytes = fs::read(path)?;
     Ok(serde_json::from_slice(&bytes).ok().map(|descriptor| (file, descriptor)))
 }

@@ -2,19 +2,22 @@
 
 use std::{ops::Range, path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutPayload, aws::AmazonS3Builder, local::LocalFileSystem,
-    path::Path,
+    ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart, aws::AmazonS3Builder,
+    local::LocalFileSystem, path::Path,
 };
 use secrecy::ExposeSecret;
+use tokio::{fs::File, io::AsyncReadExt};
 
 use super::{RecordingKey, sealed};
 use crate::config::control::S3;
 
 /// Read at once.
 const PIECE: u64 = 256 * 1024;
+/// Of a large upload; S3 takes no part below 5 MiB but the last, and at most 10,000.
+const PART: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -89,40 +92,25 @@ impl Storage {
         Ok(())
     }
 
-    /// In pieces, so that a long recording is never in memory as a whole.
+    /// A large file goes in parts: of a long recording no more than one is in memory.
     pub async fn put_file(&self, name: &str, file: &std::path::Path) -> Result<(), StorageError> {
-        use tokio::io::AsyncReadExt;
-        /// S3 takes no smaller part but the last.
-        const PART: usize = 8 * 1024 * 1024;
-        let failed = |error: std::io::Error| {
-            StorageError::Failed(object_store::Error::Generic {
-                store: "file",
-                source: Box::new(error),
-            })
-        };
-        let mut file = tokio::fs::File::open(file).await.map_err(failed)?;
-        let mut upload = None;
-        loop {
-            let mut part = Vec::new();
-            (&mut file).take(PART as u64).read_to_end(&mut part).await.map_err(failed)?;
-            let last = part.len() < PART;
-            if last && upload.is_none() {
-                return self.put(name, part.into()).await;
-            }
-            let upload = match &mut upload {
-                Some(upload) => upload,
-                None => upload.insert(self.objects.put_multipart(&path(name)?).await?),
-            };
-            if let Err(error) = upload.put_part(PutPayload::from(part)).await {
-                // What is there of it is of no use; the first error counts.
-                let _ = upload.abort().await;
-                return Err(error.into());
-            }
-            if last {
-                upload.complete().await?;
-                return Ok(());
-            }
+        let file = File::open(file).await.map_err(unreadable)?;
+        let size = file.metadata().await.map_err(unreadable)?.len();
+        if size < PART as u64 {
+            let mut bytes = Vec::with_capacity(size as usize);
+            file.take(PART as u64).read_to_end(&mut bytes).await.map_err(unreadable)?;
+            return self.put(name, bytes.into()).await;
         }
+        let upload = self.objects.put_multipart(&path(name)?).await?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
+        if let Err(error) = send(file, &mut upload).await {
+            // What is there of it is of no use; the first error counts.
+            let _ = upload.abort().await;
+            return Err(error);
+        }
+        // Aborts by itself what cannot be completed.
+        upload.finish().await?;
+        Ok(())
     }
 
     /// One that is not there is fine.
@@ -180,6 +168,22 @@ impl Found {
     }
 }
 
+/// One part is on its way at a time.
+async fn send(mut file: File, upload: &mut WriteMultipart) -> Result<(), StorageError> {
+    loop {
+        let mut piece = BytesMut::with_capacity(PIECE as usize);
+        if file.read_buf(&mut piece).await.map_err(unreadable)? == 0 {
+            return Ok(());
+        }
+        upload.wait_for_capacity(1).await?;
+        upload.put(piece.freeze());
+    }
+}
+
+fn unreadable(error: std::io::Error) -> StorageError {
+    StorageError::Failed(object_store::Error::Generic { store: "file", source: Box::new(error) })
+}
+
 fn path(name: &str) -> Result<Path, StorageError> {
     Path::parse(name).map_err(|_| StorageError::Name)
 }
@@ -190,6 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::recording::s3_double::S3Double;
 
     fn key() -> RecordingKey {
         RecordingKey([7; 32])
@@ -216,91 +221,71 @@ mod tests {
         assert!(matches!(storage.find("../x", false).await, Err(StorageError::Name)));
     }
 
-    /// An S3-compatible storage as far as one bucket goes
-    /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Storage_Service.html>).
-    async fn s3_double() -> (url::Url, Objects) {
-        use axum::{
-            Router,
-            extract::{Path as UrlPath, State},
-            http::{HeaderMap, Method, StatusCode, header},
-            response::{IntoResponse, Response},
-            routing::any,
-        };
-        async fn answer(
-            method: Method,
-            State(objects): State<Objects>,
-            UrlPath((bucket, key)): UrlPath<(String, String)>,
-            headers: HeaderMap,
-            body: Bytes,
-        ) -> Response {
-            assert_eq!(bucket, "calls");
-            let signed = headers[header::AUTHORIZATION].to_str().unwrap();
-            assert!(signed.starts_with("AWS4-HMAC-SHA256 Credential=access/"), "{signed}");
-            let mut objects = objects.lock();
-            let etag =
-                [(header::ETAG, "\"1\""), (header::LAST_MODIFIED, "Thu, 01 Jan 2026 00:00:00 GMT")];
-            match method {
-                Method::PUT => {
-                    objects.insert(key, body);
-                    (etag, "").into_response()
-                }
-                Method::DELETE => {
-                    objects.remove(&key);
-                    StatusCode::NO_CONTENT.into_response()
-                }
-                _ => {
-                    let Some(bytes) = objects.get(&key) else {
-                        return StatusCode::NOT_FOUND.into_response();
-                    };
-                    let Some(range) = headers.get(header::RANGE) else {
-                        return (etag, bytes.clone()).into_response();
-                    };
-                    let range = range.to_str().unwrap().strip_prefix("bytes=").unwrap();
-                    let (from, to) = range.split_once('-').unwrap();
-                    let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
-                    let said = format!("bytes {from}-{to}/{}", bytes.len());
-                    let part = bytes.slice(from..=to);
-                    (StatusCode::PARTIAL_CONTENT, etag, [(header::CONTENT_RANGE, said)], part)
-                        .into_response()
-                }
-            }
-        }
-        let objects = Objects::default();
-        let app = Router::new().route("/{bucket}/{*key}", any(answer)).with_state(objects.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        (url, objects)
+    async fn s3() -> (Storage, S3Double) {
+        let double = S3Double::start().await;
+        (Storage::s3(&double.settings, Some(key())).unwrap(), double)
     }
 
-    type Objects = Arc<parking_lot::Mutex<std::collections::HashMap<String, Bytes>>>;
+    /// A file of this many bytes, none of which is like its neighbours.
+    fn file(size: usize) -> (tempfile::NamedTempFile, Vec<u8>) {
+        let bytes: Vec<u8> = (0..size).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        (file, bytes)
+    }
 
     #[tokio::test]
     async fn an_s3_compatible_storage_holds_recordings_too() {
-        crate::net::install_crypto();
-        let (endpoint, objects) = s3_double().await;
-        let s3 = S3 {
-            bucket: "calls".into(),
-            access_key: Some("access".into()),
-            secret_key: Some("secret".to_owned().into()),
-            region: "eu-1".into(),
-            endpoint: Some(endpoint),
-        };
-        let storage = Storage::s3(&s3, Some(key())).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("sound");
-        std::fs::write(&file, b"a voice").unwrap();
-        storage.put_file("recordings/a.ogg", &file).await.unwrap();
-        assert_eq!(objects.lock()["recordings/a.ogg"], "a voice");
+        let (storage, double) = s3().await;
+        let (sound, bytes) = file(7);
+        storage.put_file("recordings/a.ogg", sound.path()).await.unwrap();
+        assert_eq!(double.objects.lock().stored["recordings/a.ogg"], bytes);
         let found = storage.find("recordings/a.ogg", false).await.unwrap();
         assert_eq!(found.size, 7);
-        assert_eq!(read(found, 2..7).await, b"voice");
+        assert_eq!(read(found, 2..7).await, bytes[2..]);
         storage.delete("recordings/a.ogg").await.unwrap();
-        assert!(objects.lock().is_empty());
+        assert!(double.objects.lock().stored.is_empty());
         assert!(matches!(
             storage.find("recordings/a.ogg", false).await,
             Err(StorageError::Missing)
         ));
+    }
+
+    #[tokio::test]
+    async fn a_long_recording_goes_to_s3_in_parts() {
+        for rest in [0, 1_000_003] {
+            let (storage, double) = s3().await;
+            let (sound, bytes) = file(2 * PART + rest);
+            storage.put_file("recordings/long.ogg", sound.path()).await.unwrap();
+            let objects = double.objects.lock();
+            assert!(objects.stored["recordings/long.ogg"] == bytes);
+            assert!(objects.open.is_empty());
+            let parts = objects.bodies.iter().filter(|size| **size >= 1_000_003).count();
+            assert_eq!(parts, 2 + usize::from(rest > 0));
+            assert_eq!(objects.bodies.iter().max(), Some(&PART));
+        }
+    }
+
+    #[tokio::test]
+    async fn of_an_upload_that_fails_nothing_stays() {
+        for part in [1, 3] {
+            let (storage, double) = s3().await;
+            double.objects.lock().refused_part = Some(part);
+            let (sound, _) = file(2 * PART + 5);
+            let told = storage.put_file("recordings/long.ogg", sound.path()).await;
+            assert!(matches!(told, Err(StorageError::Failed(_))), "{told:?}");
+            let objects = double.objects.lock();
+            assert!(objects.stored.is_empty() && objects.open.is_empty(), "part {part}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_takes_a_long_recording_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage::local(&directory.path().into(), None).unwrap();
+        let (sound, bytes) = file(PART + 1);
+        storage.put_file("long.ogg", sound.path()).await.unwrap();
+        assert!(std::fs::read(directory.path().join("long.ogg")).unwrap() == bytes);
     }
 
     proptest! {

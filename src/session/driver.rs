@@ -1,48 +1,43 @@
-//! The tasks and channels around one [`Session`](super::machine::Session): it turns what happens in the room and at the
-//! providers into inputs, and the machine's commands into calls.
+//! The tasks and channels around one [`Session`](super::machine::Session): it turns what happens
+//! in the room and at the providers into inputs, and the machine's commands into calls.
 //!
-//! Audio takes its own path beside the loop: a [`hear`] task per speaker (microphone → VAD and STT
+//! Audio takes its own path beside the loop: a [`hear`](crate::room::input::hear) task per speaker (microphone → VAD and STT
 //! queue) and one [`playout_task`] (TTS audio → voice track).
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod commands;
+mod events;
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinHandle},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::info;
 
 use crate::{
     audio::{smart_turn::SmartTurn, vad::VadConfig},
     clock,
     flight::{FlightConfig, Recorded},
-    llm::{GenerateRequest, Llm, LlmError, LlmEvent},
+    llm::{Llm, LlmError, LlmEvent},
     room::{
-        input::{Heard, hear},
+        input::Heard,
         output::{PlayoutCommand, playout_task},
     },
     session::{
-        command::{Command, Usage},
-        input::{
-            GenerationId, Input, ParticipantEvent, PlayoutEvent, SpeakerId, SttInput, TtsInput,
-        },
+        command::Usage,
+        input::{GenerationId, Input, PlayoutEvent, SpeakerId, SttInput},
         machine::SessionIds,
-        ports::{Microphone, RoomEvent, Shown, Voice},
+        ports::{RoomEvent, Shown, Voice},
         settings::Settings,
         state::CloseReason,
     },
-    stt::{Stt, SttControl, SttEvent, SttStream},
+    stt::{Stt, SttControl, SttEvent},
     tools::builtin::RoomHandle,
-    tts::{SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent},
+    tts::{SpeechId, Tts, TtsCommand, TtsConnection, TtsEvent},
 };
 
-/// How long the last words of a speaker who has gone are waited for.
-const LAST_WORDS: Duration = Duration::from_millis(1_500);
 /// Queues between tasks of one session. All are read by loops that never block on I/O.
 const QUEUE: usize = 1_024;
 
@@ -301,277 +296,6 @@ impl Driver {
         }
     }
 
-    fn on_room(&mut self, event: RoomEvent, now: Instant) {
-        match event {
-            RoomEvent::Ready => self.session.handle_input(Input::Ready, now),
-            RoomEvent::ParticipantJoined { identity, name } => {
-                let speaker = self.speaker(&identity);
-                if let Some(known) = self.speakers.get_mut(&speaker) {
-                    known.leaving_by = None;
-                }
-                let event = ParticipantEvent::Joined { identity, name };
-                self.session.handle_input(Input::Participant { speaker, event }, now);
-            }
-            RoomEvent::ParticipantLeft { identity } => {
-                let speaker = self.speaker(&identity);
-                self.deafen(speaker);
-                match self.speakers.get_mut(&speaker) {
-                    Some(known) if known.stream.is_some() => {
-                        known.leaving_by = Some(now + LAST_WORDS);
-                    }
-                    _ => self.depart(speaker, now),
-                }
-            }
-            RoomEvent::Audible { identity, microphone } => self.listen(&identity, microphone),
-            RoomEvent::Inaudible { identity } => {
-                let speaker = self.speaker(&identity);
-                self.deafen(speaker);
-            }
-            RoomEvent::Chat { identity, text } => {
-                let speaker = self.speaker(&identity);
-                self.session.handle_input(Input::Chat { speaker, text }, now);
-            }
-            RoomEvent::Say { text, interruptible } => {
-                self.session.handle_input(Input::Say { text, interruptible }, now);
-            }
-            RoomEvent::Drain => self.session.handle_input(Input::Drain, now),
-            RoomEvent::Closed { reason } => {
-                self.session.handle_input(Input::Close { reason }, now);
-            }
-        }
-    }
-
-    fn on_stt(&mut self, speaker: SpeakerId, event: Option<SttEvent>, now: Instant) {
-        let Some(event) = event else {
-            let left = self.speakers.get_mut(&speaker).is_some_and(|known| {
-                known.stream = None;
-                known.leaving_by.is_some()
-            });
-            if left {
-                self.depart(speaker, now);
-            }
-            return;
-        };
-        let event = match event {
-            SttEvent::Connected => SttInput::Restored,
-            SttEvent::SpeechStarted => SttInput::SpeechStarted,
-            SttEvent::Interim(transcript) => SttInput::Interim(transcript),
-            SttEvent::Final(transcript) => SttInput::Final(transcript),
-            SttEvent::EndOfTurn => SttInput::EndOfTurn,
-            SttEvent::Usage { audio_ms } => SttInput::Usage { audio_ms },
-            SttEvent::Lost { reason, retry_in } => {
-                warn!(reason, retry_in_ms = retry_in.as_millis() as u64, "speech recognition lost");
-                SttInput::Lost
-            }
-            SttEvent::Failed(error) => {
-                warn!(%error, "speech recognition failed");
-                SttInput::Failed(error)
-            }
-        };
-        self.session.handle_input(Input::Stt { speaker, event }, now);
-    }
-
-    fn on_tts(&mut self, event: Option<TtsEvent>, now: Instant) {
-        let Some(speaking) = &mut self.speaking else { return };
-        let Some(event) = event else {
-            // The connection's task is gone: the machine hears of it at the next thing it says.
-            warn!("speech synthesis has stopped");
-            speaking.tts_events = None;
-            return;
-        };
-        let (id, event) = match event {
-            TtsEvent::Audio { id, samples } => {
-                let ms = (samples.len() as u64 * 1_000 / u64::from(speaking.tts_rate)) as u32;
-                send(&speaking.playout, PlayoutCommand::Push { id, samples });
-                (id, TtsInput::Audio { ms })
-            }
-            TtsEvent::Alignment { id, words } => (id, TtsInput::Alignment(words)),
-            TtsEvent::End { id } => {
-                send(&speaking.playout, PlayoutCommand::Finish { id });
-                (id, TtsInput::End)
-            }
-            TtsEvent::Error { id, error } => {
-                warn!(%error, "speech synthesis failed");
-                send(&speaking.playout, PlayoutCommand::Finish { id });
-                (id, TtsInput::Error(error))
-            }
-            TtsEvent::Usage { characters } => (SpeechId(0), TtsInput::Usage { characters }),
-        };
-        self.session.handle_input(Input::Tts { id, event }, now);
-    }
-
-    fn speaker(&mut self, identity: &str) -> SpeakerId {
-        let known = self.speakers.iter().find(|(_, speaker)| speaker.identity == identity);
-        if let Some((id, _)) = known {
-            return *id;
-        }
-        let id = SpeakerId(self.next_speaker);
-        self.next_speaker += 1;
-        let speaker = Speaker {
-            identity: identity.to_owned(),
-            stream: None,
-            hearing: None,
-            leaving_by: None,
-        };
-        self.speakers.insert(id, speaker);
-        id
-    }
-
-    /// Opens recognition for a speaker and lets the microphone flow into it.
-    fn listen(&mut self, identity: &str, microphone: Box<dyn Microphone>) {
-        let id = self.speaker(identity);
-        self.deafen(id);
-        let model = self.turn_model.clone();
-        let hearing = match hear(id, microphone, self.vad, model, self.heard_sender.clone()) {
-            Ok(hearing) => hearing,
-            Err(error) => {
-                warn!(%error, "voice activity detection cannot start");
-                return;
-            }
-        };
-        let (events_sender, mut events) = mpsc::channel(QUEUE);
-        let SttStream { control, task: _ } = self.stt.open(hearing.audio, events_sender);
-        let forward = self.stt_sender.clone();
-        tokio::spawn(async move {
-            while let Some(event) = events.recv().await {
-                if forward.send((id, Some(event))).await.is_err() {
-                    return;
-                }
-            }
-            let _ = forward.send((id, None)).await;
-        });
-        if let Some(speaker) = self.speakers.get_mut(&id) {
-            speaker.stream = Some(control);
-            speaker.hearing = Some(hearing.task.abort_handle());
-        }
-    }
-
-    /// The microphone is gone: recognition is asked for what it still has.
-    fn deafen(&mut self, id: SpeakerId) {
-        if let Some(speaker) = self.speakers.get_mut(&id) {
-            if let Some(hearing) = speaker.hearing.take() {
-                hearing.abort();
-            }
-            if let Some(stream) = &speaker.stream {
-                let _ = stream.try_send(SttControl::Close);
-            }
-        }
-    }
-
-    fn depart(&mut self, speaker: SpeakerId, now: Instant) {
-        self.speakers.remove(&speaker);
-        let event = ParticipantEvent::Left;
-        self.session.handle_input(Input::Participant { speaker, event }, now);
-    }
-
-    /// Carries out what the machine asks; `Some` when it has left.
-    async fn obey(&mut self) -> Option<CloseReason> {
-        while let Some(command) = self.session.poll_command() {
-            match command {
-                Command::SetState(state) => {
-                    debug!(state = state.as_str(), "agent state");
-                    self.show(Shown::State(state)).await;
-                }
-                Command::SetUserState(state) => self.show(Shown::UserState(state)).await,
-                Command::Transcript(segment) => self.show(Shown::Transcript(segment)).await,
-                Command::Metric(metric) => self.show(Shown::Metric(metric)).await,
-                Command::Usage(usage) => self.show(Shown::Usage(usage)).await,
-                Command::Generate { id, request } => self.generate(id, request),
-                Command::CancelGeneration { id } => {
-                    if self.generation.as_ref().is_some_and(|current| current.id == id)
-                        && let Some(generation) = self.generation.take()
-                    {
-                        generation.cancel.cancel();
-                    }
-                }
-                Command::FinalizeStt { speaker } => {
-                    let stream =
-                        self.speakers.get(&speaker).and_then(|known| known.stream.as_ref());
-                    if let Some(stream) = stream {
-                        let _ = stream.try_send(SttControl::Finalize);
-                    }
-                }
-                Command::Speak { id, text } => self.say(id, TtsCommand::Speak { id, text }),
-                Command::FinishSpeech { id } => self.say(id, TtsCommand::Finish { id }),
-                Command::CancelSpeech { id } => {
-                    self.say(id, TtsCommand::Cancel { id });
-                    self.play(PlayoutCommand::Cancel { id });
-                }
-                Command::Play { id } => self.play(PlayoutCommand::Play { id }),
-                Command::PlayApology { id } => {
-                    if let Some(ms) = self.play_apology(id) {
-                        let now = clock::now();
-                        self.session
-                            .handle_input(Input::Tts { id, event: TtsInput::Audio { ms } }, now);
-                        self.session.handle_input(Input::Tts { id, event: TtsInput::End }, now);
-                    }
-                }
-                Command::ClearPlayout { id } => self.play(PlayoutCommand::Clear { id }),
-                Command::Resume { id, from_ms } => {
-                    self.play(PlayoutCommand::Resume { id, from_ms });
-                }
-                Command::Leave { reason } => return Some(reason),
-            }
-        }
-        None
-    }
-
-    async fn show(&mut self, shown: Shown) {
-        let must_arrive = match &shown {
-            Shown::Transcript(segment) => segment.is_final,
-            Shown::State(_) => true,
-            _ => false,
-        };
-        if must_arrive {
-            let _ = self.shown.send(shown).await;
-        } else if self.shown.try_send(shown).is_err() {
-            self.dropped_shown += 1;
-        }
-    }
-
-    fn generate(&mut self, id: GenerationId, request: GenerateRequest) {
-        let Some(speaking) = &self.speaking else { return };
-        let (sender, events) = mpsc::channel(QUEUE);
-        let cancel = CancellationToken::new();
-        let (llm, token) = (speaking.llm.clone(), cancel.clone());
-        tokio::spawn(async move { llm.generate(request, sender, token).await });
-        if let Some(earlier) = self.generation.replace(Generation { id, events, cancel }) {
-            earlier.cancel.cancel();
-        }
-    }
-
-    fn say(&mut self, id: SpeechId, command: TtsCommand) {
-        let Some(speaking) = &self.speaking else { return };
-        if speaking.tts.try_send(command).is_err() {
-            let error = TtsError::Interrupted("the connection takes no more text".into());
-            let event = TtsInput::Error(error);
-            self.session.handle_input(Input::Tts { id, event }, clock::now());
-        }
-    }
-
-    fn play(&self, command: PlayoutCommand) {
-        if let Some(speaking) = &self.speaking {
-            send(&speaking.playout, command);
-        }
-    }
-
-    /// Queues the bundled apology; its length in ms.
-    fn play_apology(&self, id: SpeechId) -> Option<u32> {
-        let speaking = self.speaking.as_ref()?;
-        let samples = match crate::audio::assets::apology_at(speaking.tts_rate) {
-            Ok(samples) => samples,
-            Err(error) => {
-                warn!(%error, "the bundled apology cannot be played");
-                return None;
-            }
-        };
-        let ms = (samples.len() as u64 * 1_000 / u64::from(speaking.tts_rate)) as u32;
-        send(&speaking.playout, PlayoutCommand::Push { id, samples });
-        send(&speaking.playout, PlayoutCommand::Finish { id });
-        send(&speaking.playout, PlayoutCommand::Play { id });
-        Some(ms)
-    }
-
     fn end(mut self) {
         self.session.end(clock::now());
         if let Some(generation) = self.generation {
@@ -592,14 +316,6 @@ impl Driver {
         if self.dropped_shown > 0 {
             info!(dropped = self.dropped_shown, "interims were dropped: the room was too slow");
         }
-    }
-}
-
-/// The queue is larger than all that a session can have in flight; losing a steering command would
-/// desynchronise playout and machine, so it is said aloud.
-fn send(playout: &mpsc::Sender<PlayoutCommand>, command: PlayoutCommand) {
-    if playout.try_send(command).is_err() {
-        warn!("the playout queue is full or gone");
     }
 }
 

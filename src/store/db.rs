@@ -159,6 +159,43 @@ impl Db {
         Ok(Tx::Postgres(tx))
     }
 
+    /// What one statement finds, each row `read`, in a transaction of its own.
+    pub async fn all<T>(
+        &self,
+        scope: Scope<'_>,
+        sql: &'static str,
+        args: &[Arg<'_>],
+        read: impl Fn(&Row) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let rows = self.read(scope).await?.all(sql, args).await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// The first row that one statement finds, in a transaction of its own.
+    pub async fn first<T>(
+        &self,
+        scope: Scope<'_>,
+        sql: &'static str,
+        args: &[Arg<'_>],
+        read: impl Fn(&Row) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let row = self.read(scope).await?.first(sql, args).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// How many rows one statement touched, in a transaction of its own.
+    pub async fn run(
+        &self,
+        scope: Scope<'_>,
+        sql: &'static str,
+        args: &[Arg<'_>],
+    ) -> Result<u64, StoreError> {
+        let mut tx = self.write(scope).await?;
+        let touched = tx.run(sql, args).await?;
+        tx.commit().await?;
+        Ok(touched)
+    }
+
     pub async fn ping(&self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite { reader, .. } => {

@@ -17,23 +17,24 @@ pub struct Document {
 
 impl Store {
     pub async fn add_document(&self, tenant: &str, new: &Document) -> Result<(), StoreError> {
-        let mut tx = self.db.write(Scope::Tenant(tenant)).await?;
-        tx.run(
-            "INSERT INTO documents (id, tenant, entity_id, department_id, title, content,
+        self.db
+            .run(
+                Scope::Tenant(tenant),
+                "INSERT INTO documents (id, tenant, entity_id, department_id, title, content,
                                     created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            args![
-                &new.id,
-                tenant,
-                &new.entity_id,
-                &new.department_id,
-                &new.title,
-                &new.content,
-                new.created_at
-            ],
-        )
-        .await?;
-        tx.commit().await
+                args![
+                    &new.id,
+                    tenant,
+                    &new.entity_id,
+                    &new.department_id,
+                    &new.title,
+                    &new.content,
+                    new.created_at
+                ],
+            )
+            .await?;
+        Ok(())
     }
 
     /// Newest first.
@@ -58,19 +59,19 @@ impl Store {
                 args![tenant, entity_id],
             )
             .await?;
-        Ok(Page {
-            rows: rows.iter().map(read_document).collect::<Result<_, _>>()?,
-            total: total.unsigned_abs(),
-        })
+        Page::read(&rows, total, read_document)
     }
 
     /// Whether there was such a one.
     pub async fn delete_document(&self, tenant: &str, id: &str) -> Result<bool, StoreError> {
-        let mut tx = self.db.write(Scope::Tenant(tenant)).await?;
-        let gone = tx
-            .run("DELETE FROM documents WHERE tenant = $1 AND id = $2", args![tenant, id])
+        let gone = self
+            .db
+            .run(
+                Scope::Tenant(tenant),
+                "DELETE FROM documents WHERE tenant = $1 AND id = $2",
+                args![tenant, id],
+            )
             .await?;
-        tx.commit().await?;
         Ok(gone > 0)
     }
 }

@@ -23,56 +23,57 @@ pub struct Link {
 
 impl Store {
     pub async fn create_link(&self, link: &Link) -> Result<(), StoreError> {
-        let mut tx = self.db.write(Scope::Tenant(&link.tenant)).await?;
-        tx.run(
-            "INSERT INTO links (token, tenant, session_id, password_hash, name, created_at,
+        self.db
+            .run(
+                Scope::Tenant(&link.tenant),
+                "INSERT INTO links (token, tenant, session_id, password_hash, name, created_at,
                                 expires_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            args![
-                &link.token,
-                &link.tenant,
-                &link.session_id,
-                &link.password_hash,
-                &link.name,
-                link.created_at,
-                link.expires_at
-            ],
-        )
-        .await?;
-        tx.commit().await
+                args![
+                    &link.token,
+                    &link.tenant,
+                    &link.session_id,
+                    &link.password_hash,
+                    &link.name,
+                    link.created_at,
+                    link.expires_at
+                ],
+            )
+            .await?;
+        Ok(())
     }
 
     /// Whosesoever it is: who has it does not know the tenant.
     pub async fn link(&self, token: &str) -> Result<Option<Link>, StoreError> {
-        let mut tx = self.db.read(Scope::All).await?;
-        let row = tx.first("SELECT * FROM links WHERE token = $1", args![token]).await?;
-        row.as_ref().map(read_link).transpose()
+        self.db
+            .first(Scope::All, "SELECT * FROM links WHERE token = $1", args![token], read_link)
+            .await
     }
 
     /// Takes one of `max` tries before the password is looked at, so that many at once cannot have
     /// more of them. Whether there was one left.
     pub async fn take_attempt(&self, token: &str, max: u32) -> Result<bool, StoreError> {
-        let mut tx = self.db.write(Scope::All).await?;
-        let taken = tx
+        let taken = self
+            .db
             .run(
+                Scope::All,
                 "UPDATE links SET attempts = attempts + 1 WHERE token = $1 AND attempts < $2",
                 args![token, max],
             )
             .await?;
-        tx.commit().await?;
         Ok(taken > 0)
     }
 
     /// Whether this was the first use.
     pub async fn use_link(&self, token: &str, at: i64) -> Result<bool, StoreError> {
-        let mut tx = self.db.write(Scope::All).await?;
-        let used = tx
+        let used = self
+            .db
             .run(
+                Scope::All,
                 "UPDATE links SET used_at = $2 WHERE token = $1 AND used_at IS NULL",
                 args![token, at],
             )
             .await?;
-        tx.commit().await?;
         Ok(used > 0)
     }
 }

@@ -33,7 +33,7 @@ pub use transcripts::{
     TranscriptQuery,
 };
 
-use db::Db;
+use db::{Db, Row};
 
 /// The tenant of whoever shows the service token, and of sessions that a worker's report makes.
 pub const DEFAULT_TENANT: &str = "default";
@@ -83,6 +83,18 @@ pub struct Page<T> {
     pub rows: Vec<T>,
     /// Rows on all pages together.
     pub total: u64,
+}
+
+impl<T> Page<T> {
+    /// Of what a query found and another counted.
+    fn read(
+        rows: &[Row],
+        total: i64,
+        read: impl Fn(&Row) -> Result<T, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let rows = rows.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Self { rows, total: total.unsigned_abs() })
+    }
 }
 
 #[derive(Debug)]

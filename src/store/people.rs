@@ -54,15 +54,15 @@ impl Store {
         tenant: &str,
         session_id: &str,
     ) -> Result<Vec<Participant>, StoreError> {
-        let mut tx = self.db.read(Scope::Tenant(tenant)).await?;
-        let rows = tx
+        self.db
             .all(
+                Scope::Tenant(tenant),
                 "SELECT * FROM participants WHERE tenant = $1 AND session_id = $2
                  ORDER BY joined_at, identity LIMIT 1000",
                 args![tenant, session_id],
+                read_participant,
             )
-            .await?;
-        rows.iter().map(read_participant).collect()
+            .await
     }
 
     pub async fn person(&self, tenant: &str, identity: &str) -> Result<PersonData, StoreError> {
@@ -90,23 +90,13 @@ impl Store {
             )
             .await?;
         let recordings = tx.all(RECORDINGS_OF, args![tenant, identity, limit]).await?;
-        let max = PERSON_LIMIT as usize;
-        let truncated =
-            [&sessions, &owned, &transcripts, &recordings].iter().any(|rows| rows.len() > max);
+        let found = [&sessions, &owned, &transcripts, &recordings];
         Ok(PersonData {
-            truncated,
-            sessions: sessions.iter().take(max).map(read_participant).collect::<Result<_, _>>()?,
-            owned: owned.iter().take(max).map(|row| row.text("id")).collect::<Result<_, _>>()?,
-            transcripts: transcripts
-                .iter()
-                .take(max)
-                .map(read_transcript)
-                .collect::<Result<_, _>>()?,
-            recordings: recordings
-                .iter()
-                .take(max)
-                .map(read_recording)
-                .collect::<Result<_, _>>()?,
+            truncated: found.iter().any(|rows| rows.len() > PERSON_LIMIT as usize),
+            sessions: up_to_limit(&sessions, read_participant)?,
+            owned: up_to_limit(&owned, |row| row.text("id"))?,
+            transcripts: up_to_limit(&transcripts, read_transcript)?,
+            recordings: up_to_limit(&recordings, read_recording)?,
         })
     }
 
@@ -161,6 +151,13 @@ pub(super) async fn remove_recording(
     id: &str,
 ) -> Result<u64, StoreError> {
     tx.run("DELETE FROM recordings WHERE tenant = $1 AND id = $2", args![tenant, id]).await
+}
+
+fn up_to_limit<T>(
+    rows: &[Row],
+    read: impl Fn(&Row) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    rows.iter().take(PERSON_LIMIT as usize).map(read).collect()
 }
 
 fn read_participant(row: &Row) -> Result<Participant, StoreError> {

@@ -98,11 +98,14 @@ impl Store {
     }
 
     pub async fn recording(&self, tenant: &str, id: &str) -> Result<Option<Recording>, StoreError> {
-        let mut tx = self.db.read(Scope::Tenant(tenant)).await?;
-        let row = tx
-            .first("SELECT * FROM recordings WHERE tenant = $1 AND id = $2", args![tenant, id])
-            .await?;
-        row.as_ref().map(read_recording).transpose()
+        self.db
+            .first(
+                Scope::Tenant(tenant),
+                "SELECT * FROM recordings WHERE tenant = $1 AND id = $2",
+                args![tenant, id],
+                read_recording,
+            )
+            .await
     }
 
     /// A session's, oldest first.
@@ -111,15 +114,15 @@ impl Store {
         tenant: &str,
         session_id: &str,
     ) -> Result<Vec<Recording>, StoreError> {
-        let mut tx = self.db.read(Scope::Tenant(tenant)).await?;
-        let rows = tx
+        self.db
             .all(
+                Scope::Tenant(tenant),
                 "SELECT * FROM recordings WHERE tenant = $1 AND session_id = $2
                  ORDER BY created_at, id LIMIT 1000",
                 args![tenant, session_id],
+                read_recording,
             )
-            .await?;
-        rows.iter().map(read_recording).collect()
+            .await
     }
 
     /// Ends one that is active; any other stays as it is.
@@ -129,14 +132,15 @@ impl Store {
         id: &str,
         end: RecordingEnd,
     ) -> Result<(), StoreError> {
-        let mut tx = self.db.write(Scope::Tenant(tenant)).await?;
-        tx.run(
-            "UPDATE recordings SET status = $3, duration_ms = $4, file_size = $5, ended_at = $6
+        self.db
+            .run(
+                Scope::Tenant(tenant),
+                "UPDATE recordings SET status = $3, duration_ms = $4, file_size = $5, ended_at = $6
              WHERE tenant = $1 AND id = $2 AND status = 'active'",
-            args![tenant, id, end.status.as_str(), end.duration_ms, end.file_size, end.at],
-        )
-        .await?;
-        tx.commit().await
+                args![tenant, id, end.status.as_str(), end.duration_ms, end.file_size, end.at],
+            )
+            .await?;
+        Ok(())
     }
 }
 

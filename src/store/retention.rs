@@ -20,10 +20,14 @@ pub struct Purged {
 impl Store {
     /// Every tenant that has a session, whether or not somebody made a row for it.
     pub async fn tenants_with_sessions(&self) -> Result<Vec<String>, StoreError> {
-        let mut tx = self.db.read(Scope::All).await?;
-        let rows =
-            tx.all("SELECT DISTINCT tenant FROM sessions ORDER BY tenant LIMIT 10000", &[]).await?;
-        rows.iter().map(|row| row.text("tenant")).collect()
+        self.db
+            .all(
+                Scope::All,
+                "SELECT DISTINCT tenant FROM sessions ORDER BY tenant LIMIT 10000",
+                &[],
+                |row| row.text("tenant"),
+            )
+            .await
     }
 
     /// Recordings of sessions that ended, or were made and never ended, before `cutoff`.
@@ -32,16 +36,16 @@ impl Store {
         tenant: &str,
         cutoff: i64,
     ) -> Result<Vec<Recording>, StoreError> {
-        let mut tx = self.db.read(Scope::Tenant(tenant)).await?;
-        let rows = tx
+        self.db
             .all(
+                Scope::Tenant(tenant),
                 "SELECT r.* FROM recordings r JOIN sessions s ON s.id = r.session_id
                  WHERE r.tenant = $1 AND COALESCE(s.ended_at, s.created_at) < $2
                  ORDER BY r.created_at, r.id LIMIT $3",
                 args![tenant, cutoff, BATCH],
+                read_recording,
             )
-            .await?;
-        rows.iter().map(read_recording).collect()
+            .await
     }
 
     /// Once its sound has been removed.
@@ -87,8 +91,9 @@ impl Store {
 
     /// Webhooks are not sent again after this long.
     pub async fn forget_webhooks(&self, before: i64) -> Result<(), StoreError> {
-        let mut tx = self.db.write(Scope::All).await?;
-        tx.run("DELETE FROM webhook_events WHERE received_at < $1", args![before]).await?;
-        tx.commit().await
+        self.db
+            .run(Scope::All, "DELETE FROM webhook_events WHERE received_at < $1", args![before])
+            .await?;
+        Ok(())
     }
 }

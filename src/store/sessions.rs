@@ -179,15 +179,15 @@ impl Store {
     /// The newest session of a room that a client asked for, whosesoever it is: room names are one
     /// namespace at the LiveKit server.
     pub async fn session_of_room(&self, room: &str) -> Result<Option<Session>, StoreError> {
-        let mut tx = self.db.read(Scope::All).await?;
-        let row = tx
+        self.db
             .first(
+                Scope::All,
                 "SELECT * FROM sessions WHERE room = $1
                  ORDER BY CASE origin WHEN 'api' THEN 0 ELSE 1 END, created_at DESC LIMIT 1",
                 args![room],
+                read_session,
             )
-            .await?;
-        row.as_ref().map(read_session).transpose()
+            .await
     }
 
     /// Newest first.
@@ -229,10 +229,7 @@ impl Store {
                 args![tenant, statuses[0], statuses[1], statuses[2], &query.owner, kind],
             )
             .await?;
-        Ok(Page {
-            rows: rows.iter().map(read_session).collect::<Result<_, _>>()?,
-            total: total.unsigned_abs(),
-        })
+        Page::read(&rows, total, read_session)
     }
 
     /// `created` becomes `in_progress`. Any other status, and a start that is known, stay as they
@@ -336,13 +333,14 @@ impl Store {
         consent: &Consent,
     ) -> Result<(), StoreError> {
         let text = serde_json::to_string(consent).map_err(|_| StoreError::Corrupt("consent"))?;
-        let mut tx = self.db.write(Scope::Tenant(tenant)).await?;
-        tx.run(
-            "UPDATE sessions SET consent = $3 WHERE tenant = $1 AND id = $2",
-            args![tenant, id, &text],
-        )
-        .await?;
-        tx.commit().await
+        self.db
+            .run(
+                Scope::Tenant(tenant),
+                "UPDATE sessions SET consent = $3 WHERE tenant = $1 AND id = $2",
+                args![tenant, id, &text],
+            )
+            .await?;
+        Ok(())
     }
 
     /// What is to be done about the agent later; `None` takes it back.
@@ -352,27 +350,28 @@ impl Store {
         id: &str,
         pending: Option<(&str, i64)>,
     ) -> Result<(), StoreError> {
-        let mut tx = self.db.write(Scope::Tenant(tenant)).await?;
-        tx.run(
-            "UPDATE sessions SET agent_pending = $3, agent_due = $4
+        self.db
+            .run(
+                Scope::Tenant(tenant),
+                "UPDATE sessions SET agent_pending = $3, agent_due = $4
              WHERE tenant = $1 AND id = $2 AND status <> 'completed'",
-            args![tenant, id, pending.map(|(what, _)| what), pending.map(|(_, at)| at)],
-        )
-        .await?;
-        tx.commit().await
+                args![tenant, id, pending.map(|(what, _)| what), pending.map(|(_, at)| at)],
+            )
+            .await?;
+        Ok(())
     }
 
     /// The sessions whose agent's time has come, of all tenants.
     pub async fn agents_due(&self, now: i64) -> Result<Vec<Session>, StoreError> {
-        let mut tx = self.db.read(Scope::All).await?;
-        let rows = tx
+        self.db
             .all(
+                Scope::All,
                 "SELECT * FROM sessions WHERE agent_due IS NOT NULL AND agent_due <= $1
                  ORDER BY agent_due LIMIT 100",
                 args![now],
+                read_session,
             )
-            .await?;
-        rows.iter().map(read_session).collect()
+            .await
     }
 
     /// The sessions of all tenants that are not over, oldest first, after `(created_at, id)`.
@@ -381,16 +380,16 @@ impl Store {
         after: (i64, &str),
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
-        let mut tx = self.db.read(Scope::All).await?;
-        let rows = tx
+        self.db
             .all(
+                Scope::All,
                 "SELECT * FROM sessions WHERE status IN ('created', 'in_progress')
                    AND (created_at > $1 OR (created_at = $1 AND id > $2))
                  ORDER BY created_at, id LIMIT $3",
                 args![after.0, after.1, limit],
+                read_session,
             )
-            .await?;
-        rows.iter().map(read_session).collect()
+            .await
     }
 }
 

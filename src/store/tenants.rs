@@ -90,9 +90,10 @@ pub struct NewAudit<'a> {
 impl Store {
     /// Whether it is new; one of this id stays as it is.
     pub async fn create_tenant(&self, tenant: &Tenant) -> Result<bool, StoreError> {
-        let mut tx = self.db.write(Scope::Tenant(&tenant.id)).await?;
-        let made = tx
+        let made = self
+            .db
             .run(
+                Scope::Tenant(&tenant.id),
                 "INSERT INTO tenants (id, name, retention_days, rate_limit, redact, created_at)
                  VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
                 args![
@@ -105,98 +106,99 @@ impl Store {
                 ],
             )
             .await?;
-        tx.commit().await?;
         Ok(made > 0)
     }
 
     pub async fn tenant(&self, id: &str) -> Result<Option<Tenant>, StoreError> {
-        let mut tx = self.db.read(Scope::Tenant(id)).await?;
-        let row = tx.first("SELECT * FROM tenants WHERE id = $1", args![id]).await?;
-        row.as_ref().map(read_tenant).transpose()
+        self.db
+            .first(Scope::Tenant(id), "SELECT * FROM tenants WHERE id = $1", args![id], read_tenant)
+            .await
     }
 
     /// By id.
     pub async fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
-        let mut tx = self.db.read(Scope::All).await?;
-        let rows = tx.all("SELECT * FROM tenants ORDER BY id LIMIT 10000", &[]).await?;
-        rows.iter().map(read_tenant).collect()
+        self.db
+            .all(Scope::All, "SELECT * FROM tenants ORDER BY id LIMIT 10000", &[], read_tenant)
+            .await
     }
 
     /// Its keys and tokens are refused from now on. Whether there was such a one, not yet revoked.
     pub async fn revoke_tenant(&self, id: &str, at: i64) -> Result<bool, StoreError> {
-        let mut tx = self.db.write(Scope::Tenant(id)).await?;
-        let done = tx
+        let done = self
+            .db
             .run(
+                Scope::Tenant(id),
                 "UPDATE tenants SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL",
                 args![id, at],
             )
             .await?;
-        tx.commit().await?;
         Ok(done > 0)
     }
 
     pub async fn create_key(&self, key: &ApiKey) -> Result<(), StoreError> {
-        let mut tx = self.db.write(Scope::Tenant(&key.tenant)).await?;
-        tx.run(
-            "INSERT INTO api_keys (id, tenant, prefix, hash, role, subject, label, created_at)
+        self.db
+            .run(
+                Scope::Tenant(&key.tenant),
+                "INSERT INTO api_keys (id, tenant, prefix, hash, role, subject, label, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            args![
-                &key.id,
-                &key.tenant,
-                &key.prefix,
-                &key.hash,
-                key.role.as_str(),
-                &key.subject,
-                &key.label,
-                key.created_at
-            ],
-        )
-        .await?;
-        tx.commit().await
+                args![
+                    &key.id,
+                    &key.tenant,
+                    &key.prefix,
+                    &key.hash,
+                    key.role.as_str(),
+                    &key.subject,
+                    &key.label,
+                    key.created_at
+                ],
+            )
+            .await?;
+        Ok(())
     }
 
     /// The key of this prefix, revoked or not, and its tenant.
     pub async fn key_by_prefix(&self, prefix: &str) -> Result<Option<ApiKey>, StoreError> {
-        let mut tx = self.db.read(Scope::All).await?;
-        let row = tx.first("SELECT * FROM api_keys WHERE prefix = $1", args![prefix]).await?;
-        row.as_ref().map(read_key).transpose()
+        self.db
+            .first(Scope::All, "SELECT * FROM api_keys WHERE prefix = $1", args![prefix], read_key)
+            .await
     }
 
     /// A tenant's keys, newest first.
     pub async fn keys(&self, tenant: &str) -> Result<Vec<ApiKey>, StoreError> {
-        let mut tx = self.db.read(Scope::Tenant(tenant)).await?;
-        let rows = tx
+        self.db
             .all(
+                Scope::Tenant(tenant),
                 "SELECT * FROM api_keys WHERE tenant = $1 ORDER BY created_at DESC, id LIMIT 1000",
                 args![tenant],
+                read_key,
             )
-            .await?;
-        rows.iter().map(read_key).collect()
+            .await
     }
 
     /// By id or prefix. Whether there was such a one, not yet revoked.
     pub async fn revoke_key(&self, id: &str, at: i64) -> Result<bool, StoreError> {
-        let mut tx = self.db.write(Scope::All).await?;
-        let done = tx
+        let done = self
+            .db
             .run(
+                Scope::All,
                 "UPDATE api_keys SET revoked_at = $2
                  WHERE (id = $1 OR prefix = $1) AND revoked_at IS NULL",
                 args![id, at],
             )
             .await?;
-        tx.commit().await?;
         Ok(done > 0)
     }
 
     pub async fn audit(&self, tenant: &str, new: NewAudit<'_>) -> Result<(), StoreError> {
-        let mut tx = self.db.write(Scope::Tenant(tenant)).await?;
-        tx.run(
-            "INSERT INTO audit (tenant, at, actor, action, object, detail)
+        self.db
+            .run(
+                Scope::Tenant(tenant),
+                "INSERT INTO audit (tenant, at, actor, action, object, detail)
              VALUES ($1, $2, $3, $4, $5, $6)",
-            args![tenant, new.at, new.actor, new.action, new.object, &new.detail.to_string()],
-        )
-        .await?;
-        tx.commit().await
+                args![tenant, new.at, new.actor, new.action, new.object, &new.detail.to_string()],
+            )
+            .await?;
+        Ok(())
     }
 
     /// Newest first; of one object, if one is named.
@@ -220,7 +222,7 @@ impl Store {
                 args![tenant, object],
             )
             .await?;
-        let rows = rows.iter().map(|row| {
+        Page::read(&rows, total, |row| {
             Ok(AuditRow {
                 seq: row.int("seq")?,
                 at: row.int("at")?,
@@ -230,8 +232,7 @@ impl Store {
                 detail: serde_json::from_str(&row.text("detail")?)
                     .map_err(|_| StoreError::Corrupt("audit row"))?,
             })
-        });
-        Ok(Page { rows: rows.collect::<Result<_, StoreError>>()?, total: total.unsigned_abs() })
+        })
     }
 }
 

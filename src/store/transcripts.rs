@@ -307,8 +307,7 @@ impl Store {
                 ],
             )
             .await?;
-        let rows = rows.iter().map(read_transcript).collect::<Result<_, _>>()?;
-        Ok(TranscriptPage { page: Page { rows, total: total.unsigned_abs() }, as_of })
+        Ok(TranscriptPage { page: Page::read(&rows, total, read_transcript)?, as_of })
     }
 
     /// `None`: no such transcript.
@@ -339,17 +338,17 @@ impl Store {
         after: i64,
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
-        let mut tx = self.db.read(Scope::Tenant(tenant)).await?;
-        let rows = tx
+        self.db
             .all(
+                Scope::Tenant(tenant),
                 "SELECT e.seq AS event_seq, e.kind AS event_kind, e.data AS event_data, t.*
                  FROM events e LEFT JOIN transcripts t ON t.seq = e.transcript_seq
                  WHERE e.tenant = $1 AND e.session_id = $2 AND e.seq > $3
                  ORDER BY e.seq LIMIT $4",
                 args![tenant, session_id, after, limit],
+                read_event,
             )
-            .await?;
-        rows.iter().map(read_event).collect()
+            .await
     }
 
     pub async fn event_span(

@@ -419,5 +419,4 @@ fn copy_id(from: &[u8], to: &mut [u8]) {
 }
 
 #[cfg(test)]
-#[path = "fuzzing_tests.rs"]
 mod tests;

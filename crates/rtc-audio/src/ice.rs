@@ -205,5 +205,4 @@ pub fn parse_candidate(text: &str) -> Result<Option<Candidate>, PeerError> {
 }
 
 #[cfg(test)]
-#[path = "ice_tests.rs"]
 mod tests;

@@ -510,5 +510,4 @@ pub(crate) fn rtp_us(duration: u32) -> i64 {
 }
 
 #[cfg(test)]
-#[path = "jitter_buffer_tests.rs"]
 mod tests;

@@ -72,5 +72,4 @@ impl Pacer {
 }
 
 #[cfg(test)]
-#[path = "pacer_tests.rs"]
 mod tests;

@@ -542,5 +542,4 @@ impl Peer {
 }
 
 #[cfg(test)]
-#[path = "peer_tests.rs"]
 mod tests;

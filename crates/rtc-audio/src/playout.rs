@@ -318,5 +318,4 @@ impl Playout {
 }
 
 #[cfg(test)]
-#[path = "playout_tests.rs"]
 mod tests;

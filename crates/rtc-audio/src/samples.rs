@@ -378,5 +378,4 @@ fn blend(from: i16, to: i16, at: usize, of: usize) -> i16 {
 }
 
 #[cfg(test)]
-#[path = "samples_tests.rs"]
 mod tests;

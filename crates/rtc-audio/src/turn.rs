@@ -404,5 +404,4 @@ pub fn frame(data: &[u8]) -> Result<Option<(usize, usize)>, NoFrame> {
 pub struct NoFrame;
 
 #[cfg(test)]
-#[path = "turn_tests.rs"]
 mod tests;

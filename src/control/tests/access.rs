@@ -95,6 +95,13 @@ impl World {
         id
     }
 
+    /// Reports items of this session, as its worker does.
+    pub async fn report(&self, session: &str, items: Value) {
+        let room = format!("session-{session}");
+        let body = json!({"room": room, "startedAtUnixMs": 1_000_000, "items": items});
+        assert_eq!(self.post_as(TOKEN, "/api/ingest", &body).await.0, StatusCode::OK);
+    }
+
     pub async fn recording(&self, tenant: &str, session: &str, bytes: &[u8]) -> String {
         let id = uuid::Uuid::new_v4().to_string();
         let object_key = format!("recordings/sessions/{session}/{id}.mp4");

@@ -1,7 +1,8 @@
 //! What happens to a session: links, webhooks, agents, consent, recordings, people.
 
 use base64::Engine;
-use livekit_api::access_token::AccessToken;
+use livekit_api::access_token::{AccessToken, TokenVerifier};
+use livekit_protocol::participant_info::Kind;
 use ring::digest;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
@@ -400,11 +401,7 @@ async fn pages_of_transcripts_hold_still_and_exports_are_whole() {
     let world = World::new(|_| {}).await;
     let ann = user("acme", "ann", "participant");
     let id = world.session(&ann).await;
-    let report = async |items: Value| {
-        let body =
-            json!({"room": format!("session-{id}"), "startedAtUnixMs": 1_000_000, "items": items});
-        assert_eq!(world.post_as(TOKEN, "/api/ingest", &body).await.0, StatusCode::OK);
-    };
+    let report = async |items: Value| world.report(&id, items).await;
     report(json!([segment("a", "one", 0), segment("b", "two", 1), segment("c", "three", 2)])).await;
     let path = format!("/api/sessions/{id}/transcripts");
     let (_, first) = world.get_as(&ann, &format!("{path}?limit=2")).await;
@@ -440,11 +437,7 @@ async fn a_listener_over_a_websocket_resumes_too() {
     let world = World::new(|_| {}).await;
     let ann = user("acme", "ann", "participant");
     let id = world.session(&ann).await;
-    let report = async |items: Value| {
-        let body =
-            json!({"room": format!("session-{id}"), "startedAtUnixMs": 1_000_000, "items": items});
-        world.post_as(TOKEN, "/api/ingest", &body).await;
-    };
+    let report = async |items: Value| world.report(&id, items).await;
     let connect = async |query: &str| {
         let url = world.control.url.replace("http", "ws");
         let url = format!("{url}/api/sessions/{id}/transcripts/socket{query}");
@@ -504,4 +497,46 @@ async fn the_docs_page_loads_nothing_from_elsewhere() {
     assert!(policy.starts_with("default-src 'none'"), "{policy}");
     let text = page.text().await.unwrap();
     assert!(!text.contains("https://") && !text.contains("src="), "{text}");
+}
+
+#[tokio::test]
+async fn documents_are_added_listed_by_entity_and_taken_away() {
+    let world = World::new(|_| {}).await;
+    let admin = user("acme", "boss", "admin");
+    let path = "/api/knowledge/documents";
+    let mut ids = Vec::new();
+    for (title, entity) in [("Hours", "ulm"), ("Prices", "ulm"), ("Way", "bonn")] {
+        let document = json!({"title": title, "content": "9 to 5", "entityId": entity});
+        let (status, added) = world.post_as(&admin, path, &document).await;
+        assert_eq!(status, StatusCode::CREATED, "{added}");
+        assert_eq!(
+            (&added["document"]["title"], &added["document"]["size"]),
+            (&json!(title), &json!(6))
+        );
+        ids.push(added["document"]["id"].as_str().unwrap().to_owned());
+    }
+    let titles = async |who: &str, query: &str| {
+        let (_, list) = world.get_as(who, &format!("{path}?{query}")).await;
+        let mut titles: Vec<String> = list["documents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|document| document["title"].as_str().unwrap().to_owned())
+            .collect();
+        titles.sort();
+        assert_eq!(list["pagination"]["total"], titles.len());
+        titles.join(" ")
+    };
+    assert_eq!(titles(&admin, "").await, "Hours Prices Way");
+    assert_eq!(titles(&admin, "entityId=ulm").await, "Hours Prices");
+    assert_eq!(titles(&user("other", "boss", "admin"), "").await, "", "another tenant's are not");
+
+    let first = format!("{path}/{}", ids[0]);
+    let gone = world.ask(&admin, Method::DELETE, &first, &Value::Null).await;
+    assert_eq!(gone.0, StatusCode::NO_CONTENT);
+    assert_eq!(titles(&admin, "entityId=ulm").await, "Prices");
+    let again = world.ask(&admin, Method::DELETE, &first, &Value::Null).await;
+    assert_error(&again, 404, "DOCUMENT_NOT_FOUND");
+    let empty = json!({"title": " ", "content": "x"});
+    assert_error(&world.post_as(&admin, path, &empty).await, 400, "INVALID_REQUEST");
 }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{
     llm::{
+        codec::{MAX_CALLS, OPENING, alternating, append_arguments, rounded},
         model::{Ask, Piece, TokenUsage, ToolCall, Turn},
-        openai::proto::{MAX_ARGUMENTS, MAX_CALLS, rounded},
         sse::SseEvent,
         streaming::{Progress, Reader, Trouble, Wire},
     },
@@ -18,8 +18,6 @@ use crate::{
 
 /// The version of the API that this speaks.
 pub const VERSION: &str = "2023-06-01";
-/// A conversation must begin with the user; one that the agent's greeting begins gets this before.
-const OPENING: &str = "(The call begins.)";
 
 /// What of the settings goes into each request.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,31 +46,12 @@ impl Wire for Parameters {
     /// The prompt is cached up to two places: the end of the system prompt (with the tools, which
     /// come before it), and the end of the conversation so far, which the next turn begins with.
     fn body(&self, ask: &Ask) -> Value {
-        let mut system = String::new();
-        let mut messages: Vec<(&str, Vec<Value>)> = Vec::new();
-        for turn in &ask.turns {
-            if let Turn::System(text) = turn {
-                if !system.is_empty() && !text.is_empty() {
-                    system.push_str("\n\n");
-                }
-                system.push_str(text);
-                continue;
-            }
-            let (role, blocks) = blocks(turn);
-            if blocks.is_empty() {
-                continue;
-            }
-            if messages.is_empty() && role == "assistant" {
-                messages.push(("user", vec![text_block(OPENING)]));
-            }
-            match messages.last_mut() {
-                // Roles alternate.
-                Some((last, content)) if *last == role => content.extend(blocks),
-                _ => messages.push((role, blocks)),
-            }
-        }
-        if messages.is_empty() {
-            messages.push(("user", vec![text_block(OPENING)]));
+        let system: Vec<&str> = ask.system().filter(|text| !text.is_empty()).collect();
+        let system = system.join("\n\n");
+        let mut messages = alternating(ask.spoken().map(blocks));
+        // A conversation must begin with the user, also one that the agent's greeting begins.
+        if messages.first().is_none_or(|(role, _)| *role == "assistant") {
+            messages.insert(0, ("user", vec![text_block(OPENING)]));
         }
         if let Some(last) = messages.last_mut().and_then(|(_, blocks)| blocks.last_mut()) {
             last["cache_control"] = cached();
@@ -186,10 +165,8 @@ impl Reader for Events {
                 "input_json_delta" => {
                     let part = text("/delta/partial_json");
                     let call = self.calls.iter_mut().find(|(of, _)| *of == index);
-                    if let Some((_, call)) = call
-                        && call.arguments.len() + part.len() <= MAX_ARGUMENTS
-                    {
-                        call.arguments.push_str(part);
+                    if let Some((_, call)) = call {
+                        append_arguments(call, part);
                     }
                 }
                 // Thoughts and their signatures are not spoken.
@@ -249,14 +226,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::llm::{Message, Role, model::ToolResult, testing};
+    use crate::llm::{
+        Role,
+        testing::{self, message},
+    };
 
     fn parameters() -> Parameters {
         Parameters { model: "claude".into(), temperature: Some(1.5), max_tokens: 1024 }
-    }
-
-    fn message(role: Role, text: &str) -> Message {
-        Message { role, text: text.into() }
     }
 
     #[test]
@@ -293,19 +269,10 @@ mod tests {
     #[test]
     fn calls_and_results_go_back_as_they_came() {
         let mut ask = Ask::new(&[message(Role::User, "Weather?")]);
-        let call = ToolCall {
-            id: "t1".into(),
-            name: "weather".into(),
-            arguments: "{\"city\":".into(),
-            signature: None,
-        };
+        let call = testing::weather_call("t1", "{\"city\":");
         ask.turns.push(Turn::Assistant { text: "Well.".into(), calls: vec![call] });
-        ask.turns.push(Turn::Results(vec![ToolResult {
-            id: "t1".into(),
-            name: "weather".into(),
-            text: "the arguments are no JSON".into(),
-            is_error: true,
-        }]));
+        let result = testing::weather_result("t1", "the arguments are no JSON", true);
+        ask.turns.push(Turn::Results(vec![result]));
         let body = parameters().body(&ask);
         assert_eq!(body["messages"][1]["content"][1]["input"], json!({}));
         assert_eq!(body["messages"][2]["content"][0]["tool_use_id"], "t1");

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use self::proto::Parameters;
 use super::{
-    openai::{ModelConfigError, check},
+    config::{ModelConfigError, check},
     streaming::{Streaming, Timing},
 };
 use crate::net::http::{Endpoint, KeyHeader};

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{
     llm::{
+        codec::{MAX_CALLS, OPENING, alternating, chunk, rounded},
         model::{Ask, Piece, TokenUsage, ToolCall, Turn},
-        openai::proto::{MAX_CALLS, rounded},
         sse::SseEvent,
         streaming::{Progress, Reader, Trouble, Wire},
     },
@@ -41,24 +41,10 @@ impl Wire for Parameters {
     }
 
     fn body(&self, ask: &Ask) -> Value {
-        let mut system = Vec::new();
-        let mut contents: Vec<(&str, Vec<Value>)> = Vec::new();
-        for turn in &ask.turns {
-            if let Turn::System(text) = turn {
-                system.extend(said(text));
-                continue;
-            }
-            let (role, parts) = parts(turn);
-            if parts.is_empty() {
-                continue;
-            }
-            match contents.last_mut() {
-                Some((last, all)) if *last == role => all.extend(parts),
-                _ => contents.push((role, parts)),
-            }
-        }
+        let system: Vec<Value> = ask.system().flat_map(said).collect();
+        let mut contents = alternating(ask.spoken().map(parts));
         if contents.is_empty() {
-            contents.push(("user", vec![json!({"text": "(The call begins.)"})]));
+            contents.push(("user", said(OPENING)));
         }
         let mut generation = json!({"maxOutputTokens": self.max_tokens});
         if let Some(temperature) = self.temperature {
@@ -139,10 +125,7 @@ pub struct Chunks {
 
 impl Reader for Chunks {
     fn read(&mut self, event: &SseEvent, pieces: &mut Vec<Piece>) -> Result<Progress, Trouble> {
-        let chunk: Value = serde_json::from_str(&event.data).map_err(|_| Trouble::Unreadable)?;
-        if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
-            return Err(Trouble::Server(ServerError::from_value(error)));
-        }
+        let chunk = chunk(event)?;
         let text = |pointer: &str| chunk.pointer(pointer).and_then(Value::as_str).unwrap_or("");
         self.usage = chunk.get("usageMetadata").and_then(read_usage).or(self.usage);
         let blocked = text("/promptFeedback/blockReason");
@@ -210,17 +193,12 @@ mod tests {
 
     use super::*;
     use crate::llm::{
-        Message, Role,
-        model::{ToolResult, ToolSpec},
-        testing,
+        Role,
+        testing::{self, message},
     };
 
     fn parameters() -> Parameters {
         Parameters { model: "gemini-2.5-flash".into(), temperature: None, max_tokens: 256 }
-    }
-
-    fn message(role: Role, text: &str) -> Message {
-        Message { role, text: text.into() }
     }
 
     #[test]
@@ -269,25 +247,12 @@ mod tests {
     #[test]
     fn calls_go_back_with_their_signature_and_results_with_their_name() {
         let mut ask = Ask::default();
-        let call = ToolCall {
-            id: "call-0".into(),
-            name: "weather".into(),
-            arguments: "{}".into(),
-            signature: Some("CpA=".into()),
-        };
+        let signature = Some("CpA=".into());
+        let call = ToolCall { signature, ..testing::weather_call("call-0", "{}") };
         ask.turns.push(Turn::Assistant { text: String::new(), calls: vec![call] });
-        ask.turns.push(Turn::Results(vec![ToolResult {
-            id: "call-0".into(),
-            name: "weather".into(),
-            text: "rain".into(),
-            is_error: false,
-        }]));
-        ask.tools = [ToolSpec {
-            name: "weather".into(),
-            description: "Tells it".into(),
-            parameters: json!({"type": "object"}),
-        }]
-        .into();
+        let result = testing::weather_result("call-0", "rain", false);
+        ask.turns.push(Turn::Results(vec![result]));
+        ask.tools = [testing::weather_tool()].into();
         let body = parameters().body(&ask);
         assert_eq!(body["contents"][0]["parts"][0]["thoughtSignature"], "CpA=");
         let response = &body["contents"][1]["parts"][0]["functionResponse"];

@@ -6,19 +6,13 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    llm::{
-        model::{Ask, Piece, TokenUsage, ToolCall, Turn},
-        sse::SseEvent,
-        streaming::{Progress, Reader, Trouble, Wire},
-    },
-    net::http::ServerError,
+pub use crate::llm::codec::rounded;
+use crate::llm::{
+    codec::{MAX_CALLS, append_arguments, chunk},
+    model::{Ask, Piece, TokenUsage, ToolCall, Turn},
+    sse::SseEvent,
+    streaming::{Progress, Reader, Trouble, Wire},
 };
-
-/// Calls in one answer; more are not kept.
-pub const MAX_CALLS: usize = 32;
-/// Longest arguments of one call, in bytes.
-pub const MAX_ARGUMENTS: usize = 256 << 10;
 
 /// What of the settings goes into each request.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,11 +73,6 @@ impl Wire for Parameters {
     }
 }
 
-/// A short decimal: 0.7, not 0.699999988079071.
-pub fn rounded(value: f32) -> Value {
-    ((f64::from(value) * 1_000.0).round() / 1_000.0).into()
-}
-
 fn messages(turn: &Turn) -> Vec<Value> {
     let said = |role: &str, text: &str| {
         if text.is_empty() { vec![] } else { vec![json!({"role": role, "content": text})] }
@@ -122,10 +111,7 @@ impl Reader for Chunks {
         if event.data.trim() == "[DONE]" {
             return Ok(Progress::Done);
         }
-        let chunk: Value = serde_json::from_str(&event.data).map_err(|_| Trouble::Unreadable)?;
-        if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
-            return Err(Trouble::Server(ServerError::from_value(error)));
-        }
+        let chunk = chunk(event)?;
         self.usage = chunk.get("usage").and_then(read_usage).or(self.usage);
         let choices = chunk.get("choices").and_then(Value::as_array);
         let Some(choice) = choices.and_then(|all| all.iter().find(|choice| is_first(choice)))
@@ -182,10 +168,7 @@ impl Chunks {
         if call.name.is_empty() {
             name.clone_into(&mut call.name);
         }
-        let arguments = text("/function/arguments");
-        if call.arguments.len() + arguments.len() <= MAX_ARGUMENTS {
-            call.arguments.push_str(arguments);
-        }
+        append_arguments(call, text("/function/arguments"));
     }
 }
 
@@ -213,9 +196,8 @@ mod tests {
 
     use super::*;
     use crate::llm::{
-        Message, Role,
-        model::{ToolResult, ToolSpec},
-        testing,
+        Role,
+        testing::{self, message},
     };
 
     fn parameters() -> Parameters {
@@ -225,10 +207,6 @@ mod tests {
             max_tokens: Some(1024),
             new_token_limit: false,
         }
-    }
-
-    fn message(role: Role, text: &str) -> Message {
-        Message { role, text: text.into() }
     }
 
     #[test]
@@ -260,25 +238,11 @@ mod tests {
     #[test]
     fn calls_and_results_go_back_as_they_came() {
         let mut ask = Ask::default();
-        let call = ToolCall {
-            id: "c1".into(),
-            name: "weather".into(),
-            arguments: "{\"city\": \"Ulm\"}".into(),
-            signature: None,
-        };
+        let call = testing::weather_call("c1", "{\"city\": \"Ulm\"}");
         ask.turns.push(Turn::Assistant { text: String::new(), calls: vec![call] });
-        ask.turns.push(Turn::Results(vec![ToolResult {
-            id: "c1".into(),
-            name: "weather".into(),
-            text: "rain".into(),
-            is_error: false,
-        }]));
-        ask.tools = [ToolSpec {
-            name: "weather".into(),
-            description: "Tells it".into(),
-            parameters: json!({"type": "object"}),
-        }]
-        .into();
+        let result = testing::weather_result("c1", "rain", false);
+        ask.turns.push(Turn::Results(vec![result]));
+        ask.tools = [testing::weather_tool()].into();
         let body = parameters().body(&ask);
         assert_eq!(
             body["messages"][0]["tool_calls"][0]["function"]["arguments"],

@@ -2,6 +2,7 @@
 
 mod deciding;
 mod faults;
+mod interruptions;
 mod properties;
 mod speakers;
 mod turns;

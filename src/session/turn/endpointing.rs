@@ -157,24 +157,30 @@ pub(in crate::session) fn next(ear: Ear, settings: &Settings) -> (Timer, Instant
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_threshold_counts_from_the_true_end_of_speech() {
-        let began = crate::clock::now();
-        let ended = began + Duration::from_millis(700);
-        let ear = Ear {
+    /// Who spoke up to `ended`, has been understood and is silent.
+    fn quiet(began: Instant, ended: Instant) -> Ear {
+        Ear {
             speaking: false,
             began,
             ended,
             text: true,
             open: false,
             asked: true,
-            last_words: Some(ended + Duration::from_millis(300)),
+            last_words: None,
             gives_interims: true,
             score: None,
             awaits_sound: false,
             told_end: false,
             usual_pause: None,
-        };
+        }
+    }
+
+    #[test]
+    fn the_threshold_counts_from_the_true_end_of_speech() {
+        let began = crate::clock::now();
+        let ended = began + Duration::from_millis(700);
+        let last_words = Some(ended + Duration::from_millis(300));
+        let ear = Ear { last_words, ..quiet(began, ended) };
         let settings = Settings::default();
         assert_eq!(
             next(ear, &settings),
@@ -201,20 +207,8 @@ mod tests {
 
     fn silence_of(score: Score, settings: &Settings) -> u128 {
         let now = crate::clock::now();
-        let ear = Ear {
-            speaking: false,
-            began: now,
-            ended: now,
-            text: true,
-            open: false,
-            asked: true,
-            last_words: None,
-            gives_interims: true,
-            score: Some(score),
-            awaits_sound: false,
-            told_end: false,
-            usual_pause: Some(Duration::from_millis(800)),
-        };
+        let usual_pause = Some(Duration::from_millis(800));
+        let ear = Ear { score: Some(score), usual_pause, ..quiet(now, now) };
         silence(ear, settings).as_millis()
     }
 
@@ -235,20 +229,7 @@ mod tests {
     #[test]
     fn all_but_the_surest_end_waits_for_the_turn_model() {
         let now = crate::clock::now();
-        let ear = |score, awaits_sound| Ear {
-            speaking: false,
-            began: now,
-            ended: now,
-            text: true,
-            open: false,
-            asked: true,
-            last_words: None,
-            gives_interims: true,
-            score: Some(score),
-            awaits_sound,
-            told_end: false,
-            usual_pause: None,
-        };
+        let ear = |score, awaits_sound| Ear { score: Some(score), awaits_sound, ..quiet(now, now) };
         let settings = Settings { detection: Detection::Semantic, ..Settings::default() };
         let ms = |ear| silence(ear, &settings).as_millis();
         assert_eq!((ms(ear(1.2, true)), ms(ear(1.2, false))), (450, 300));

@@ -523,5 +523,4 @@ impl fmt::Debug for DataPacketCryptor {
 }
 
 #[cfg(test)]
-#[path = "frame_cryptor_tests.rs"]
 mod tests;
