@@ -138,7 +138,7 @@ pub fn driver_config(agent: &Agent, metadata: &str, identity: &str) -> DriverCon
         ids: SessionIds {
             prefix: uuid::Uuid::new_v4().simple().to_string(),
             agent_identity: identity.to_owned(),
-            agent_name: agent.label.clone(),
+            agent_name: agent.name.clone(),
         },
         turn_model: None,
         flight: None,

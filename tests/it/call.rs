@@ -89,6 +89,7 @@ async fn two_turns_are_answered_from_history_shown_and_stored() {
     );
     assert_eq!(rows[1]["speakerId"], "alice");
     assert_eq!(rows[2]["speakerId"], agent);
+    assert_eq!(rows[2]["speakerName"], "lab", "its name, not where its file lies");
     let times: Vec<_> = rows.iter().map(|row| row["timestampMs"].as_i64()).collect();
     assert!(times.is_sorted(), "{times:?}");
 

@@ -131,13 +131,10 @@ fn soak(arguments: &[String]) -> Result<(), Failure> {
     let workspace = Workspace::find()?;
     let server = tools::livekit_server(&workspace)?;
     let kills = arguments.first().map_or("1000", String::as_str);
-    Step::cargo(
-        "soak",
-        ["test", "--locked", "--release", "--test", "it", "--", "kill_9", "--nocapture"],
-    )
-    .env("ANTIPHON_TEST_LIVEKIT_SERVER", server)
-    .env("ANTIPHON_TEST_KILLS", kills)
-    .run()?;
+    Step::cargo("soak", ["test", "--locked", "--test", "it", "--", "kill_9", "--nocapture"])
+        .env("ANTIPHON_TEST_LIVEKIT_SERVER", server)
+        .env("ANTIPHON_TEST_KILLS", kills)
+        .run()?;
     println!("\nxtask soak: all is well");
     Ok(())
 }
