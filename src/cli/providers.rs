@@ -181,6 +181,7 @@ fn tool(settings: &ToolSettings, secrets: &BTreeMap<String, SecretString>) -> Re
         run: Arc::new(tool.map_err(|error| format!("the tool {}: {error}", settings.name))?),
         timeout: settings.timeout,
         outlives_interruption: settings.outlives_interruption,
+        waits_for_speech: false,
     })
 }
 

@@ -104,6 +104,7 @@ fn end_call(room: &RoomHandle) -> Tool {
         run: Arc::new(EndCall(room.clone())),
         timeout: Duration::from_secs(2),
         outlives_interruption: true,
+        waits_for_speech: false,
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Tool {
     pub timeout: Duration,
     /// Goes on when the user interrupts: for what must not be left half done.
     pub outlives_interruption: bool,
+    /// Begins when what the agent has said before is about to have been heard.
+    pub waits_for_speech: bool,
 }
 
 /// All tools of one session.
@@ -114,6 +116,11 @@ impl Offered {
     /// Whether the call goes on when the user interrupts.
     pub fn outlives_interruption(&self, call: &ToolCall) -> bool {
         self.find(&call.name).is_some_and(|tool| tool.outlives_interruption)
+    }
+
+    /// Whether the call would cut off what is being said.
+    pub fn waits_for_speech(&self, call: &ToolCall) -> bool {
+        self.find(&call.name).is_some_and(|tool| tool.waits_for_speech)
     }
 
     /// Runs one call to its end, its time-out, or until it is dropped.
@@ -190,6 +197,7 @@ mod tests {
             run: Arc::new(Echo(takes)),
             timeout: Duration::from_secs(1),
             outlives_interruption: false,
+            waits_for_speech: false,
         }])
     }
 

@@ -50,22 +50,14 @@ impl Rounds {
         kept.next
     }
 
-    /// Remembers calls that begin now, and names the round. Until it is settled a call counts as
-    /// ended by an interruption, or as under way where it outlives one.
-    pub fn begin(
-        &self,
-        answer: u64,
-        after: &str,
-        calls: &[ToolCall],
-        outlives: impl Fn(&ToolCall) -> bool,
-    ) -> u64 {
-        let results = calls.iter().map(|call| {
-            let (text, is_error) = if outlives(call) {
-                ("still under way", false)
-            } else {
-                ("ended without a result: the user interrupted", true)
-            };
-            ToolResult { id: call.id.clone(), name: call.name.clone(), text: text.into(), is_error }
+    /// Remembers calls that are asked for now, and names the round. Until it is settled a call counts
+    /// as ended by an interruption.
+    pub fn begin(&self, answer: u64, after: &str, calls: &[ToolCall]) -> u64 {
+        let results = calls.iter().map(|call| ToolResult {
+            id: call.id.clone(),
+            name: call.name.clone(),
+            text: "ended without a result: the user interrupted".into(),
+            is_error: true,
         });
         let mut kept = self.0.lock();
         kept.next += 1;
@@ -82,12 +74,24 @@ impl Rounds {
         id
     }
 
+    /// A round's `nth` call goes on whatever happens.
+    pub fn under_way(&self, round: u64, nth: usize) {
+        self.change(round, nth, |result| {
+            "still under way".clone_into(&mut result.text);
+            result.is_error = false;
+        });
+    }
+
     /// Remembers what came of a round's `nth` call.
     pub fn settle(&self, round: u64, nth: usize, result: &ToolResult) {
+        self.change(round, nth, |at| *at = result.clone());
+    }
+
+    fn change(&self, round: u64, nth: usize, change: impl FnOnce(&mut ToolResult)) {
         let mut kept = self.0.lock();
         let known = kept.rounds.iter_mut().find(|known| known.id == round);
-        if let Some(at) = known.and_then(|known| known.results.get_mut(nth)) {
-            *at = result.clone();
+        if let Some(result) = known.and_then(|known| known.results.get_mut(nth)) {
+            change(result);
         }
         kept.shrink();
     }
@@ -176,7 +180,7 @@ mod tests {
         let rounds = Rounds::default();
         for (id, after) in all {
             let answer = rounds.answer();
-            let round = rounds.begin(answer, after, &[call(id)], |_| false);
+            let round = rounds.begin(answer, after, &[call(id)]);
             rounds.settle(round, 0, &result(id, "r"));
         }
         rounds
@@ -226,7 +230,7 @@ mod tests {
         let all = Rounds::default();
         let answer = all.answer();
         for id in ["1", "2"] {
-            all.begin(answer, "yes", &[call(id)], |_| false);
+            all.begin(answer, "yes", &[call(id)]);
         }
         assert_eq!(woven(&all, &["yes", "yes"]), "yes said yes call <1> call <2> said");
     }
@@ -234,7 +238,8 @@ mod tests {
     #[test]
     fn what_was_not_settled_says_so() {
         let all = Rounds::default();
-        let round = all.begin(1, "a", &[call("1"), call("2")], |call| call.id == "2");
+        let round = all.begin(1, "a", &[call("1"), call("2")]);
+        all.under_way(round, 1);
         let results = |all: &Rounds| match &all.woven(vec![Turn::User("a".into())])[2] {
             Turn::Results(results) => results.clone(),
             other => panic!("{other:?}"),
@@ -251,10 +256,10 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let all = Rounds::default();
         for _ in 0..100 {
-            all.begin(1, "a", &[call("1")], |_| false);
+            all.begin(1, "a", &[call("1")]);
         }
         assert_eq!(all.0.lock().rounds.len(), MAX_ROUNDS);
-        let round = all.begin(1, "a", &[call("1")], |_| false);
+        let round = all.begin(1, "a", &[call("1")]);
         all.settle(round, 0, &result("1", &"x".repeat(MAX_BYTES)));
         assert_eq!(all.0.lock().rounds.len(), 1);
     }

@@ -78,6 +78,7 @@ impl Transfer {
             run: Arc::new(Self { room, destinations }),
             timeout: RINGING + Duration::from_secs(5),
             outlives_interruption: true,
+            waits_for_speech: true,
         }
     }
 }
@@ -118,6 +119,7 @@ impl SendDtmf {
             run: Arc::new(Self(room)),
             timeout: Duration::from_secs(15),
             outlives_interruption: false,
+            waits_for_speech: false,
         }
     }
 }

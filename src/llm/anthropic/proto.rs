@@ -101,7 +101,11 @@ impl Wire for Parameters {
                     "input_schema": tool.parameters,
                 })
             };
+            // Turns with calls are refused without the tools that they are of.
             body["tools"] = ask.tools.iter().map(tool).collect();
+            if ask.must_answer {
+                body["tool_choice"] = json!({"type": "none"});
+            }
         }
         body
     }
@@ -257,6 +261,19 @@ mod tests {
 
     fn message(role: Role, text: &str) -> Message {
         Message { role, text: text.into() }
+    }
+
+    #[test]
+    fn a_model_that_must_answer_is_told_to_call_nothing() {
+        let weather = crate::llm::model::ToolSpec {
+            name: "weather".into(),
+            description: String::new(),
+            parameters: json!({"type": "object"}),
+        };
+        let ask = Ask { tools: [weather].into(), must_answer: true, ..Ask::default() };
+        let body = parameters().body(&ask);
+        assert_eq!(body["tool_choice"], json!({"type": "none"}));
+        assert!(body.get("tools").is_some());
     }
 
     #[test]

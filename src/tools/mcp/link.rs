@@ -2,6 +2,10 @@
 
 use std::{collections::HashMap, pin::Pin, process::Stdio, sync::Arc, time::Duration};
 
+use futures_util::{
+    FutureExt,
+    future::{Fuse, FusedFuture},
+};
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use rmcp::{
@@ -43,7 +47,7 @@ pub(super) struct Link {
     peer: Peer<RoleClient>,
     changed: Arc<Notify>,
     /// Owns the connection; is over when that is.
-    running: Pin<Box<dyn Future<Output = String> + Send>>,
+    running: Fuse<Pin<Box<dyn Future<Output = String> + Send>>>,
     stop: RunningServiceCancellationToken,
     process: Option<Process>,
 }
@@ -89,12 +93,13 @@ impl Link {
             peer: service.peer().clone(),
             changed: service.service().changed.clone(),
             stop: service.cancellation_token(),
-            running: Box::pin(async move {
+            running: (Box::pin(async move {
                 match service.waiting().await {
                     Ok(_) => "the connection has ended".into(),
                     Err(error) => error.to_string(),
                 }
-            }),
+            }) as Pin<Box<dyn Future<Output = String> + Send>>)
+                .fuse(),
             process,
         }
     }
@@ -115,8 +120,10 @@ impl Link {
     /// Ends the connection; `problem`, and what its process said last.
     pub async fn close(self, problem: String) -> String {
         let Self { running, stop, process, .. } = self;
-        stop.cancel();
-        let _ = tokio::time::timeout(LEAVE, running).await;
+        if !running.is_terminated() {
+            stop.cancel();
+            let _ = tokio::time::timeout(LEAVE, running).await;
+        }
         match process {
             Some(process) => process.leave(problem).await,
             None => problem,

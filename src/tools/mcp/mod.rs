@@ -220,6 +220,7 @@ fn offer(line: &Line, listed: Vec<rmcp::model::Tool>) -> Arc<[Tool]> {
             outlives_interruption: config.outlive_interruption.iter().any(|it| *it == tool.name),
             run: Arc::new(McpTool { line: line.clone(), name: tool.name.into_owned() }),
             timeout: config.timeout,
+            waits_for_speech: false,
         });
     }
     for name in &config.only {
