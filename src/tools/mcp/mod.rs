@@ -45,7 +45,7 @@ const MAX_DESCRIPTION: usize = 2_048;
 /// Largest schema of a tool's arguments, in bytes of JSON.
 const MAX_SCHEMA: usize = 16 << 10;
 /// From the beginning of a connection until its tools are listed: servers are installed on the way.
-const BEGIN: Duration = Duration::from_secs(60);
+const BEGIN: Duration = Duration::from_mins(1);
 /// How long a call waits for a server that is just coming back.
 const COMING: Duration = Duration::from_secs(2);
 /// A connection that lived for so long has proved itself: the next pause is short again.

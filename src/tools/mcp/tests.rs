@@ -160,7 +160,7 @@ async fn serves_when_run_as_a_process() {
 async fn until(server: &McpServer, there: bool) {
     let mut present = server.0.line.present.clone();
     let waiting = present.wait_for(|present| present.is_some() == there);
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_mins(1), waiting).await.unwrap().unwrap();
 }
 
 async fn run(toolbox: &Toolbox, name: &str, arguments: Value) -> ToolResult {
