@@ -1,5 +1,7 @@
 //! `antiphon connect`: join one room directly, without dispatch.
 
+use std::sync::Arc;
+
 use clap::Args;
 use livekit_api::access_token::{AccessToken, VideoGrants};
 use secrecy::ExposeSecret;
@@ -80,6 +82,7 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         reporter: session,
         recorder,
         participant: None,
+        livekit: Some(Arc::new(livekit)),
     };
     let outcome = join::run(job, drain, kill.clone()).await.leave().await;
     reporter.flush(std::time::Duration::from_secs(3)).await;

@@ -8,7 +8,9 @@ use url::Url;
 use crate::{
     config::{
         Agent,
-        agent::{LlmSettings, Streaming, SttSettings, ToolSettings, VoiceSettings},
+        agent::{
+            LlmSettings, McpReach, McpSettings, Streaming, SttSettings, ToolSettings, VoiceSettings,
+        },
         env::{Endpoint, Providers as Endpoints, references},
     },
     context::routing::Routing,
@@ -31,8 +33,10 @@ use crate::{
     tools::{
         Tool, Toolbox,
         answering::Handy,
-        builtin::{self, RoomHandle},
+        builtin::{Builtins, RoomHandle},
         http::{HttpTool, HttpToolConfig},
+        knowledge::Index,
+        mcp::{McpConfig, McpServer, Reach},
     },
     tts::{
         Tts,
@@ -53,15 +57,18 @@ pub struct Assembly {
     stt: Arc<dyn Stt>,
     speaking: Option<(Chain, Arc<dyn Tts>)>,
     tools: Vec<Tool>,
-    builtins: Vec<String>,
+    builtins: Builtins,
+    servers: Arc<[McpServer]>,
     filler: String,
 }
 
 impl Assembly {
+    /// Begins to connect to the agent's MCP servers; must be called inside a tokio runtime.
+    ///
     /// # Errors
     /// What a provider or a tool cannot do with its settings.
     pub fn new(agent: &Agent, endpoints: Endpoints) -> Result<Self, String> {
-        let secrets = endpoints.tool_secrets;
+        let (secrets, inherited) = (endpoints.tool_secrets, endpoints.inherited);
         let stt = recogniser(agent, endpoints.stt)?;
         let speaking = if agent.transcribe_only() {
             None
@@ -70,11 +77,23 @@ impl Assembly {
             Some((chain, voices(agent, endpoints.tts)?))
         };
         let tools = agent.tools.iter().map(|settings| tool(settings, &secrets));
+        let knowledge = agent.knowledge.as_deref().map(Index::read).transpose();
+        let knowledge = knowledge.map_err(|error| format!("the knowledge folder: {error}"))?;
+        // An agent that only transcribes calls nothing.
+        let servers = if speaking.is_some() { agent.mcp.as_slice() } else { &[] };
         Ok(Self {
             stt,
             speaking,
             tools: tools.collect::<Result<_, _>>()?,
-            builtins: agent.builtin_tools.clone(),
+            builtins: Builtins {
+                names: agent.builtin_tools.clone(),
+                destinations: Arc::new(agent.transfer_to.clone()),
+                knowledge: knowledge.map(Arc::new),
+            },
+            servers: servers
+                .iter()
+                .map(|settings| McpServer::start(server(settings, &secrets, &inherited)))
+                .collect(),
             filler: agent.tool_filler.clone(),
         })
     }
@@ -82,13 +101,13 @@ impl Assembly {
     /// The providers of one session, with its own tools and its own memory of their results.
     pub fn session(&self) -> Providers {
         let room = RoomHandle::default();
-        let builtins = self.builtins.iter().filter_map(|name| builtin::find(name, &room));
-        let tools: Vec<Tool> = self.tools.iter().cloned().chain(builtins).collect();
+        let tools = self.tools.iter().cloned().chain(self.builtins.tools(&room));
+        let tools = Toolbox::new(tools.collect()).with_servers(self.servers.clone());
         let speaking = self.speaking.clone().map(|(chain, voice)| {
             let llm: Arc<dyn crate::llm::Llm> = if tools.is_empty() {
                 Arc::new(chain)
             } else {
-                Arc::new(Handy::new(chain, Toolbox::new(tools), &self.filler))
+                Arc::new(Handy::new(chain, tools, &self.filler))
             };
             (llm, voice)
         });
@@ -104,19 +123,51 @@ pub fn providers(agent: &Agent, endpoints: Endpoints) -> Result<Providers, Strin
     Ok(Assembly::new(agent, endpoints)?.session())
 }
 
-fn tool(settings: &ToolSettings, secrets: &BTreeMap<String, SecretString>) -> Result<Tool, String> {
+/// Puts secrets in the places of values that refer to them.
+fn fill(
+    pairs: &[(String, String)],
+    secrets: &BTreeMap<String, SecretString>,
+) -> Vec<(String, SecretString)> {
     let fill = |value: &str| {
-        let filled = references(value).fold(value.to_owned(), |value, name| {
+        references(value).fold(value.to_owned(), |value, name| {
             let secret = secrets.get(name).map_or("", |secret| secret.expose_secret());
             value.replace(&format!("${{{name}}}"), secret)
-        });
-        SecretString::from(filled)
+        })
     };
+    pairs.iter().map(|(name, value)| (name.clone(), fill(value).into())).collect()
+}
+
+fn server(
+    settings: &McpSettings,
+    secrets: &BTreeMap<String, SecretString>,
+    inherited: &[(String, String)],
+) -> McpConfig {
+    let reach = match &settings.reach {
+        McpReach::Process { command, args, env } => Reach::Process {
+            command: command.clone(),
+            args: args.clone(),
+            env: fill(env, secrets),
+            inherited: inherited.to_vec(),
+        },
+        McpReach::Http { url, headers } => {
+            Reach::Http { url: url.clone(), headers: fill(headers, secrets) }
+        }
+    };
+    McpConfig {
+        name: settings.name.clone(),
+        reach,
+        only: settings.tools.clone(),
+        timeout: settings.timeout,
+        outlive_interruption: settings.outlive_interruption.clone(),
+    }
+}
+
+fn tool(settings: &ToolSettings, secrets: &BTreeMap<String, SecretString>) -> Result<Tool, String> {
     let method = settings.method.parse().map_err(|_| "no HTTP method".to_owned())?;
     let tool = HttpTool::new(HttpToolConfig {
         method,
         url: settings.url.clone(),
-        headers: settings.headers.iter().map(|(name, value)| (name.clone(), fill(value))).collect(),
+        headers: fill(&settings.headers, secrets),
         sends_body: settings.sends_body,
         max_bytes: settings.max_bytes,
         allow_private: settings.allow_private,
@@ -130,6 +181,7 @@ fn tool(settings: &ToolSettings, secrets: &BTreeMap<String, SecretString>) -> Re
         run: Arc::new(tool.map_err(|error| format!("the tool {}: {error}", settings.name))?),
         timeout: settings.timeout,
         outlives_interruption: settings.outlives_interruption,
+        waits_for_speech: false,
     })
 }
 
@@ -318,6 +370,6 @@ pub fn double_endpoints(agent: &Agent, base_url: &Url) -> Endpoints {
         llm: agent.llm.chain().map(|it| endpoint(&it.provider, true)).collect(),
         llm_small: agent.llm.small.as_ref().map(|it| endpoint(&it.provider, true)),
         tts: agent.voice.chain().map(|it| endpoint(&it.provider, false)).collect(),
-        tool_secrets: BTreeMap::new(),
+        ..Endpoints::default()
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     config::{
         Agent, RoomContext,
         agent::VadKind,
-        env::{Config, FlightMode, Providers as Endpoints},
+        env::{Config, FlightMode, LiveKitAccess, Providers as Endpoints},
     },
     flight::FlightConfig,
     recording::recorder::RecorderConfig,
@@ -39,6 +39,8 @@ pub struct AgentRuntime {
     pub turn_model: Option<Arc<SmartTurn>>,
     /// Where sessions are recorded; none: nowhere.
     pub flight: Option<Arc<FlightConfig>>,
+    /// By which callers are transferred; none: they are not.
+    pub livekit: Option<Arc<LiveKitAccess>>,
 }
 
 /// One session, ready to be driven.
@@ -63,6 +65,7 @@ impl AgentRuntime {
             recorder: None,
             turn_model: None,
             flight: None,
+            livekit: None,
         })
     }
 

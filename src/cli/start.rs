@@ -55,6 +55,7 @@ impl JobRunner for AgentJobs {
             reporter,
             recorder,
             participant: job.participant.map(|participant| participant.identity),
+            livekit: self.0.livekit.clone(),
         };
         let ended = join::run(job, context.drain.clone(), context.shutdown.clone()).await;
         let result = match &ended.outcome {
@@ -142,7 +143,7 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
     let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
         Ok(runtime) => {
             let runtime = runtime.recorded(&config).with_turn_model(&config.state_dir);
-            AgentRuntime { recorder, ..runtime }
+            AgentRuntime { recorder, livekit: Some(Arc::new(livekit.clone())), ..runtime }
         }
         Err(problem) => {
             fail(&problem);

@@ -1,6 +1,6 @@
 //! agents/NAME.toml: who the agent is, how it listens, thinks, speaks and takes turns.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use url::Url;
 
@@ -139,6 +139,35 @@ pub struct ToolSettings {
     pub outlives_interruption: bool,
 }
 
+/// `[[mcp]]`: a server whose tools the model may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct McpSettings {
+    pub name: String,
+    pub reach: McpReach,
+    /// Its tools that are offered; empty: all.
+    pub tools: Vec<String>,
+    /// Of one call.
+    pub timeout: Duration,
+    /// Tools whose calls go on when the user interrupts.
+    pub outlive_interruption: Vec<String>,
+}
+
+/// Where an MCP server is. `${TOOL_…}` in a value is that variable of the environment.
+#[derive(Debug, Clone, PartialEq)]
+pub enum McpReach {
+    Process { command: String, args: Vec<String>, env: Vec<(String, String)> },
+    Http { url: Url, headers: Vec<(String, String)> },
+}
+
+impl McpReach {
+    /// What may refer to secrets.
+    pub fn values(&self) -> &[(String, String)] {
+        match self {
+            Self::Process { env: values, .. } | Self::Http { headers: values, .. } => values,
+        }
+    }
+}
+
 /// `[vad]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct VadSettings {
@@ -209,6 +238,11 @@ pub struct Agent {
     pub stt: SttSettings,
     pub vad: VadSettings,
     pub tools: Vec<ToolSettings>,
+    pub mcp: Vec<McpSettings>,
+    /// `[knowledge]`: the folder that `search_knowledge` searches.
+    pub knowledge: Option<PathBuf>,
+    /// Where `transfer` may transfer to: names for the model, `tel:` and `sip:` addresses.
+    pub transfer_to: BTreeMap<String, String>,
     /// Of [`crate::tools::builtin::NAMES`].
     pub builtin_tools: Vec<String>,
     /// Said when tools take their time; empty: nothing.

@@ -5,9 +5,10 @@ use std::{ops::RangeInclusive, time::Duration};
 use crate::{
     config::{
         agent::{
-            Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, ToolSettings, TurnSettings,
-            VadKind, VadSettings, VoiceSettings, WebRtcMode,
+            Agent, Greeting, LlmSettings, Mode, Streaming, SttSettings, TurnSettings, VadKind,
+            VadSettings, VoiceSettings, WebRtcMode,
         },
+        agent_tools,
         error::{ConfigErrors, did_you_mean},
         names,
         prompt::Prompt,
@@ -17,7 +18,6 @@ use crate::{
     },
     context::routing::Routing,
     session::settings::{Detection, Interruption, Settings},
-    tools::builtin,
 };
 
 /// Providers of one kind that are there, each with what it is asked for unless the file says
@@ -73,8 +73,6 @@ const STT: Catalogue = Catalogue {
 };
 /// An apology after this is still heard within 3 s of the question.
 const FIRST_TOKEN: Duration = Duration::from_millis(2_500);
-/// Tools of one agent.
-const MAX_TOOLS: usize = 32;
 /// Fallbacks of one kind.
 const MAX_FALLBACKS: usize = 4;
 
@@ -97,7 +95,7 @@ pub(crate) fn is_agent_key(key: &str) -> bool {
     ]
     .contains(&top)
         || ["interruptible", "description", "close_on_participant_left"].contains(&top)
-        || ["builtin_tools", "tool_filler"].contains(&top)
+        || ["builtin_tools", "knowledge", "mcp", "tool_filler", "transfer_to"].contains(&top)
         || (top.ends_with("_ms") || top == "min_interruption_words")
 }
 
@@ -126,7 +124,7 @@ pub(super) fn parse(
 }
 
 /// What nobody asked for is a fault, which says so when the key is the process's.
-fn finish(table: &Reader<'_>) {
+pub(super) fn finish(table: &Reader<'_>) {
     table.finish(|key| {
         names::is_process_key(key).then(|| {
             format!("`{key}` is the process's: it belongs in antiphon.toml or the environment")
@@ -150,10 +148,8 @@ fn read(
     let voice = read_voice(&root.table("voice"), &defaults);
     let stt = read_stt(&root.table("stt"));
     let vad = read_vad(&root.table("vad"));
-    let tools = read_tools(root);
-    let builtin_tools = read_builtins(root);
-    let has_tools = !(tools.is_empty() && builtin_tools.is_empty());
-    let turn = read_turn(&root.table("turn"), &defaults, has_tools);
+    let tools = agent_tools::read(root);
+    let turn = read_turn(&root.table("turn"), &defaults, tools.any());
     let prompt = read_prompt(name, root, find_prompt);
     let greeting = read_greeting(root);
     let silence_threshold =
@@ -168,8 +164,11 @@ fn read(
         voice,
         stt,
         vad,
-        tools,
-        builtin_tools,
+        tools: tools.http,
+        mcp: tools.mcp,
+        knowledge: tools.knowledge,
+        transfer_to: tools.transfer_to,
+        builtin_tools: tools.builtins,
         tool_filler: root
             .string("tool_filler")
             .map_or_else(|| "One moment, please.".into(), |found| found.value),
@@ -365,68 +364,6 @@ fn read_vad(table: &Reader<'_>) -> VadSettings {
     settings
 }
 
-fn read_tools(root: &Reader<'_>) -> Vec<ToolSettings> {
-    let mut tools: Vec<ToolSettings> = Vec::new();
-    for table in root.tables("tools", MAX_TOOLS) {
-        let name = table.string("name");
-        let is_name = |name: &str| {
-            (1..=64).contains(&name.len())
-                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-                && tools.iter().all(|other| other.name != name)
-        };
-        if !name.as_ref().is_some_and(|found| is_name(&found.value)) {
-            let span = name.as_ref().map_or(0..0, |found| found.span.clone());
-            let problem = "a tool has a name of its own: letters, digits, - and _";
-            table.push(table.fault("name", span, problem));
-        }
-        let url = table.string("url");
-        if url.as_ref().is_none_or(|found| !found.value.starts_with("http")) {
-            let span = url.as_ref().map_or(0..0, |found| found.span.clone());
-            table.push(table.fault("url", span, "a tool has an http(s) address"));
-        }
-        let methods: [(&str, &str); 5] = [
-            ("GET", "GET"),
-            ("POST", "POST"),
-            ("PUT", "PUT"),
-            ("PATCH", "PATCH"),
-            ("DELETE", "DELETE"),
-        ];
-        let method = table.choice("method", &methods).unwrap_or("GET");
-        let headers = table.pairs("headers", 32);
-        tools.push(ToolSettings {
-            name: name.map(|found| found.value).unwrap_or_default(),
-            description: table.text("description").unwrap_or_default(),
-            method: method.to_owned(),
-            url: url.map(|found| found.value).unwrap_or_default(),
-            headers: headers.into_iter().map(|(name, value)| (name, value.value)).collect(),
-            parameters: table
-                .json("parameters")
-                .unwrap_or_else(|| serde_json::json!({"type": "object", "properties": {}})),
-            sends_body: table
-                .boolean("sends_body")
-                .unwrap_or(matches!(method, "POST" | "PUT" | "PATCH")),
-            timeout: ms(&table, "timeout_ms", 100..=30_000, Duration::from_secs(4)),
-            max_bytes: table.integer("max_bytes", 1..=1_000_000).unwrap_or(16_384) as usize,
-            allow_private: table.boolean("allow_private").unwrap_or(false),
-            outlives_interruption: table.boolean("outlives_interruption").unwrap_or(false),
-        });
-        finish(&table);
-    }
-    tools
-}
-
-fn read_builtins(root: &Reader<'_>) -> Vec<String> {
-    let names = root.strings("builtin_tools", 16).unwrap_or_default();
-    for name in &names {
-        if !builtin::NAMES.contains(&name.as_str()) {
-            let problem = format!("there is no built-in tool {name:?}");
-            let fault = root.fault("builtin_tools", 0..0, problem);
-            root.push(fault.help(format!("built: {}", builtin::NAMES.join(", "))));
-        }
-    }
-    names
-}
-
 fn read_turn(table: &Reader<'_>, defaults: &Settings, has_tools: bool) -> TurnSettings {
     let detections = [
         ("silence", Detection::Silence),
@@ -496,7 +433,7 @@ fn read_max_endpointing(
     ms(root, "max_endpointing_ms", least..=60_000, default)
 }
 
-fn ms(
+pub(super) fn ms(
     table: &Reader<'_>,
     key: &'static str,
     range: RangeInclusive<u64>,
@@ -566,14 +503,6 @@ mod tests {
         assert_eq!((agent.stt.provider.as_str(), agent.stt.model.as_str()), ("deepgram", "nova-3"));
         assert_eq!(agent.vad.kind, VadKind::Earshot);
         assert!(agent.close_on_participant_left);
-    }
-
-    #[test]
-    fn tools_are_never_called_for_a_turn_that_has_not_ended() {
-        let early = "[turn]\npreemptive_generation = true\n";
-        assert!(parse(&format!("{BASE}{early}")).is_ok());
-        let faults = parse(&format!("builtin_tools = [\"end_call\"]\n{BASE}{early}")).unwrap_err();
-        assert_eq!(faults.keys(), ["turn.preemptive_generation"]);
     }
 
     #[test]
@@ -655,25 +584,6 @@ mod tests {
         let agent = parse(&text).unwrap();
         assert_eq!(agent.llm.small.as_ref().unwrap().model, "gemini-2.5-flash");
         assert_eq!(agent.llm.routing, Routing::AlwaysLarge);
-    }
-
-    #[test]
-    fn tools_are_read_with_their_schema() {
-        let text = "builtin_tools = [\"end_call\"]\n[[tools]]\nname = \"weather\"\n\
-                    url = \"https://api.example/{city}\"\nmethod = \"POST\"\n\
-                    headers = { authorization = \"Bearer ${TOOL_KEY}\" }\n\
-                    [tools.parameters]\ntype = \"object\"\nrequired = [\"city\"]\n\
-                    properties.city.type = \"string\"\n";
-        let agent = parse(text).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
-        let tool = &agent.tools[0];
-        assert_eq!(tool.parameters["properties"]["city"]["type"], "string");
-        assert!(tool.sends_body && !tool.allow_private);
-        assert_eq!(agent.builtin_tools, ["end_call"]);
-        let text = "builtin_tools = [\"fly\"]\n[[tools]]\nname = \"a b\"\nuri = 1\n";
-        let errors = parse(text).unwrap_err();
-        let mut keys = errors.keys();
-        keys.sort_unstable();
-        assert_eq!(keys, ["builtin_tools", "tools.name", "tools.uri", "tools.url"]);
     }
 
     #[test]

@@ -27,6 +27,23 @@ pub const GOOGLE_BASE_URL: &str = "https://generativelanguage.googleapis.com/v1b
 pub const ASSEMBLYAI_BASE_URL: &str = "https://streaming.assemblyai.com/v3";
 pub const ELEVENLABS_BASE_URL: &str = "https://api.elevenlabs.io/v1";
 
+/// What processes that antiphon starts have of its environment: where programs are found and how
+/// they work, and no key.
+const INHERITED: [&str; 12] = [
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "USER",
+];
+
 /// Everything a configuration is made from. Nothing else is read: the same sources give the same
 /// configuration.
 #[derive(Debug, Default, Clone)]
@@ -101,8 +118,10 @@ pub struct Providers {
     pub llm_small: Option<Endpoint>,
     /// Empty for an agent that only transcribes.
     pub tts: Vec<Endpoint>,
-    /// What `${TOOL_…}` in the headers of tools stands for.
+    /// What `${TOOL_…}` in the headers and environments of tools stands for.
     pub tool_secrets: BTreeMap<String, SecretString>,
+    /// What MCP servers' processes have of this one's environment.
+    pub inherited: Vec<(String, String)>,
 }
 
 /// What the environment changes about whichever agent runs.
@@ -151,8 +170,10 @@ pub struct Config {
     pub agent_name: String,
     pub agents_dir: Option<PathBuf>,
     pub overrides: AgentOverrides,
-    /// Every variable that begins with `TOOL_`: for the headers of tools.
+    /// Every variable that begins with `TOOL_`: for the headers and environments of tools.
     pub tool_secrets: BTreeMap<String, SecretString>,
+    /// What MCP servers' processes have of this one's environment.
+    pub inherited: Vec<(String, String)>,
     pub bind: IpAddr,
     /// The worker's health and metrics; 0: any free port.
     pub http_port: u16,
@@ -239,6 +260,11 @@ impl Config {
                 .iter()
                 .filter(|(name, value)| name.starts_with("TOOL_") && !value.is_empty())
                 .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
+                .collect(),
+            inherited: INHERITED
+                .iter()
+                .filter_map(|name| sources.vars.get_key_value(*name))
+                .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
             bind: r
                 .parse(&names::BIND, "an IP address", |text| text.parse().ok())
@@ -348,17 +374,19 @@ impl Config {
             tts =
                 agent.voice.chain().filter_map(|it| endpoint(&it.provider, None, false)).collect();
         }
-        for tool in &agent.tools {
-            for name in tool.headers.iter().flat_map(|(_, value)| references(value)) {
+        let tools = agent.tools.iter().map(|tool| (&tool.name, tool.headers.as_slice()));
+        let servers = agent.mcp.iter().map(|server| (&server.name, server.reach.values()));
+        for (owner, values) in tools.chain(servers) {
+            for name in values.iter().flat_map(|(_, value)| references(value)) {
                 if !self.tool_secrets.contains_key(name) {
-                    let problem = format!("is required by the tool `{}`", tool.name);
+                    let problem = format!("is required by the tool `{owner}`");
                     let fault = Fault::new(name, Origin::Unset, problem);
                     errors.push(fault.help("a variable of the environment; it begins with TOOL_"));
                 }
             }
         }
-        let tool_secrets = self.tool_secrets.clone();
-        errors.or(Providers { stt, llm, llm_small, tts, tool_secrets })
+        let (tool_secrets, inherited) = (self.tool_secrets.clone(), self.inherited.clone());
+        errors.or(Providers { stt, llm, llm_small, tts, tool_secrets, inherited })
     }
 
     /// Where a provider is reached and with which key; None without one. `own` is an address that

@@ -87,7 +87,28 @@ impl Library {
             errors.push(*fault);
             errors
         })?;
-        Agent::parse(name, &file, |path| self.prompt_file(path))
+        let mut agent = Agent::parse(name, &file, |path| self.prompt_file(path))?;
+        if let Some(folder) = agent.knowledge.take() {
+            let found = self.beside(&folder).find(|path| path.is_dir());
+            agent.knowledge = Some(found.ok_or_else(|| {
+                let mut errors = ConfigErrors::default();
+                let origin = Origin::Path(agent.label.clone());
+                let problem = format!("{} is not a folder", folder.display());
+                let fault = Fault::new("knowledge.folder", origin, problem);
+                errors.push(fault.help("looked for where the prompts are, beside the agents"));
+                errors
+            })?);
+        }
+        Ok(agent)
+    }
+
+    /// Where a path in an agent file may point: beside the folder of agents, or into it.
+    fn beside(&self, path: &Path) -> impl Iterator<Item = PathBuf> {
+        let folders = self
+            .dir
+            .iter()
+            .flat_map(|dir| [dir.parent().map_or_else(PathBuf::new, Path::to_owned), dir.clone()]);
+        folders.map(move |folder| folder.join(path))
     }
 
     fn agent_file(&self, name: &str) -> Result<SourceFile, Box<Fault>> {
@@ -119,13 +140,8 @@ impl Library {
 
     /// `prompts/NAME.md` lies beside the folder of agents; a path within that folder is taken too.
     fn prompt_file(&self, path: &str) -> Result<SourceFile, String> {
-        if let Some(dir) = &self.dir {
-            let beside = dir.parent().map_or_else(PathBuf::new, Path::to_owned).join(path);
-            for candidate in [beside, dir.join(path)] {
-                if candidate.is_file() {
-                    return SourceFile::read(&candidate);
-                }
-            }
+        if let Some(found) = self.beside(Path::new(path)).find(|candidate| candidate.is_file()) {
+            return SourceFile::read(&found);
         }
         let built_in = BUILT_IN.iter().find(|it| path == format!("prompts/{}.md", it.name));
         match built_in {
@@ -195,6 +211,21 @@ mod tests {
         let errors = Library::open(Some(dir.path())).unwrap().load("a").unwrap_err();
         assert_eq!(errors.keys(), ["prompt"]);
         assert!(errors.to_string().contains("prompts/gone.md is not there"), "{errors}");
+    }
+
+    #[test]
+    fn knowledge_is_looked_for_where_prompts_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let agents = dir.path().join("agents");
+        fs::create_dir_all(&agents).unwrap();
+        fs::create_dir_all(dir.path().join("prompts")).unwrap();
+        fs::write(dir.path().join("prompts/a.md"), "A.").unwrap();
+        let text = "[knowledge]\nfolder = \"knowledge/a\"\n[llm]\nprovider = \"openai\"\n";
+        fs::write(agents.join("a.toml"), text).unwrap();
+        let load = || Library::open(Some(&agents)).unwrap().load("a");
+        assert_eq!(load().unwrap_err().keys(), ["knowledge.folder"]);
+        fs::create_dir_all(dir.path().join("knowledge/a")).unwrap();
+        assert_eq!(load().unwrap().knowledge, Some(dir.path().join("knowledge/a")));
     }
 
     #[test]

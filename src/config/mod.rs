@@ -6,6 +6,7 @@
 
 pub mod agent;
 mod agent_file;
+mod agent_tools;
 pub mod control;
 pub mod env;
 pub mod error;

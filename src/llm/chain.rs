@@ -56,6 +56,8 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Told {
     Text(String),
+    /// As [`LlmEvent::Working`].
+    Working,
     /// By this link of the chain, also of an answer that broke off, where the model told it.
     Usage {
         link: usize,
@@ -277,6 +279,7 @@ pub(crate) async fn forward(mut told: mpsc::Receiver<Told>, events: &mpsc::Sende
     while let Some(told) = told.recv().await {
         let event = match told {
             Told::Text(text) => LlmEvent::Text(text),
+            Told::Working => LlmEvent::Working,
             Told::Usage { usage, .. } => LlmEvent::Usage {
                 input_tokens: usage.input,
                 cached_tokens: usage.cached,

@@ -44,6 +44,8 @@ pub struct GenerateRequest {
 pub enum LlmEvent {
     /// A piece of text as the model streams it (a token or some), never empty.
     Text(String),
+    /// Tools are at work, told about every second: the next text takes longer than a model would.
+    Working,
     /// May be missing on an interrupted stream.
     Usage {
         input_tokens: u64,

@@ -83,11 +83,13 @@ pub const GO_ON: &str = "(Your answer broke off there. Go on with it from exactl
 pub struct Ask {
     pub turns: Vec<Turn>,
     pub tools: Arc<[ToolSpec]>,
+    /// No further calls: the tools are those that the turns speak of.
+    pub must_answer: bool,
 }
 
 impl Ask {
     pub fn new(messages: &[Message]) -> Self {
-        Self { turns: messages.iter().map(Turn::from).collect(), tools: Arc::default() }
+        Self { turns: messages.iter().map(Turn::from).collect(), ..Self::default() }
     }
 
     /// The system prompts, for providers that want them apart.

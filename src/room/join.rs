@@ -16,12 +16,14 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
 use crate::{
+    config::env::LiveKitAccess,
     recording::recorder::{RecorderConfig, Recording},
     room::{
         events::Events,
         figures,
         media::{SourceVoice, voice_source},
         signal, stage,
+        telephone::RoomTelephone,
         text::{CHAT, read_chat},
     },
     session::{
@@ -94,6 +96,8 @@ pub struct RoomJob {
     pub recorder: Option<RecorderConfig>,
     /// The participant the job is for, when dispatch named one.
     pub participant: Option<String>,
+    /// By which callers are transferred; none: they are not.
+    pub livekit: Option<Arc<LiveKitAccess>>,
 }
 
 /// A session that is over. The agent is in its room until [`Ended::leave`].
@@ -120,7 +124,7 @@ impl Ended {
 /// immediate one; either way every final is on disk before this returns.
 pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken) -> Ended {
     let ended = |outcome, room| Ended { outcome, room };
-    let RoomJob { url, token, config, providers, reporter, recorder, participant } = job;
+    let RoomJob { url, token, config, providers, reporter, recorder, participant, livekit } = job;
     let names = providers.clone();
     let speaks = providers.speaking.as_ref().map(|(_, tts)| voice_source(tts.sample_rate()));
     let recordings = reporter.sibling();
@@ -158,6 +162,8 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
     let room = Arc::new(room);
     info!(room = room.name(), "joined");
     let _figures = AbortOnDropHandle::new(tokio::spawn(figures::watch(room.clone())));
+    let telephone = RoomTelephone::new(&room, participant.clone(), livekit);
+    names.room.bind_telephone(Arc::new(telephone));
     let stage = tokio::spawn(stage::run(room.clone(), shown, reporter, names));
 
     // Subscriptions go on while the track is being published.

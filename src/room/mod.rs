@@ -13,4 +13,5 @@ pub mod media;
 pub mod output;
 pub mod signal;
 pub mod stage;
+pub mod telephone;
 pub mod text;

@@ -14,7 +14,7 @@ use tracing_subscriber::{
 
 /// antiphon's own news; of the libraries below, what should worry an operator.
 const DEFAULT_FILTER: &str = "info,livekit=warn,livekit_api=warn,livekit_signaling=warn,\
-     livekit_net=warn,libwebrtc=warn,rtc_audio=warn,str0m=warn,turn_client_proto=error,\
+     livekit_net=warn,libwebrtc=warn,rmcp=warn,rtc_audio=warn,str0m=warn,turn_client_proto=error,\
      stun_proto=error,tungstenite=warn,\
      tokio_tungstenite=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,h2=warn,sqlx=warn";
 

@@ -97,15 +97,8 @@ impl HttpTool {
         Ok(url)
     }
 
-    /// Takes secrets out of a text that the server wrote: some repeat headers.
-    fn redact(&self, mut text: String) -> String {
-        for (_, value) in &self.config.headers {
-            let secret = value.expose_secret();
-            if secret.len() >= 6 {
-                text = text.replace(secret, "***");
-            }
-        }
-        text
+    fn redact(&self, text: String) -> String {
+        super::redact(text, self.config.headers.iter().map(|(_, value)| value))
     }
 }
 
@@ -235,7 +228,8 @@ mod tests {
                     format!("{key} {} {body}", query.unwrap_or_default())
                 }),
             )
-            .route("/long", any(|| async { "x".repeat(10_000) }));
+            .route("/long", any(|| async { "x".repeat(10_000) }))
+            .route("/away", any(|| async { axum::response::Redirect::temporary("/long") }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -255,6 +249,14 @@ mod tests {
         assert_eq!(said, "*** d=a%20b%26c ");
         let long = HttpToolConfig { allow_private: true, ..config(&format!("{base}/long")) };
         assert_eq!(HttpTool::new(long).unwrap().call(&json!({})).await.unwrap().len(), 64);
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_not_followed() {
+        let away = format!("{}/away", serve().await);
+        let tool = HttpTool::new(HttpToolConfig { allow_private: true, ..config(&away) }).unwrap();
+        let error = tool.call(&json!({})).await.unwrap_err().to_string();
+        assert!(error.contains("307"), "{error}");
     }
 
     #[tokio::test]

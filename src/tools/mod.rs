@@ -1,4 +1,5 @@
-//! What an agent can do beside talking: HTTP calls declared in its file, and built-ins.
+//! What an agent can do beside talking: HTTP calls declared in its file, tools of MCP servers, and
+//! built-ins.
 //!
 //! The model asks for calls in the middle of an answer; [`answering::Handy`] runs them, gives it the
 //! results, and lets it go on. Nothing of a model's arguments is trusted: they are data in a request
@@ -7,11 +8,18 @@
 pub mod answering;
 pub mod builtin;
 pub mod http;
+pub mod knowledge;
+pub mod mcp;
+pub mod rounds;
+pub mod schema;
+pub mod telephone;
 
 use std::{sync::Arc, time::Duration};
 
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
+use self::mcp::McpServer;
 use crate::llm::model::{ToolCall, ToolResult, ToolSpec};
 
 /// Longest result that the model is given, in bytes.
@@ -41,23 +49,78 @@ pub struct Tool {
     pub timeout: Duration,
     /// Goes on when the user interrupts: for what must not be left half done.
     pub outlives_interruption: bool,
+    /// Begins when what the agent has said before is about to have been heard.
+    pub waits_for_speech: bool,
 }
 
 /// All tools of one session.
 #[derive(Debug, Clone, Default)]
-pub struct Toolbox(Vec<Tool>);
+pub struct Toolbox {
+    own: Arc<[Tool]>,
+    servers: Arc<[McpServer]>,
+}
 
 impl Toolbox {
     pub fn new(tools: Vec<Tool>) -> Self {
-        Self(tools)
+        Self { own: tools.into(), servers: Arc::default() }
     }
 
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Those of MCP servers as well, whatever they are at the time of an answer.
+    #[must_use]
+    pub fn with_servers(self, servers: Arc<[McpServer]>) -> Self {
+        Self { servers, ..self }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.servers.is_empty()
+    }
+
+    /// What can be called now. A tool of a server whose name another tool has too is called
+    /// `SERVER_TOOL`, also when the other is another server's: a name never changes its meaning.
+    pub fn offered(&self) -> Offered {
+        let mut tools = self.own.to_vec();
+        let own = tools.len();
+        let listed: Vec<_> = self.servers.iter().map(McpServer::tools).collect();
+        for (server, list) in self.servers.iter().zip(&listed) {
+            for tool in list.iter() {
+                let others = listed.iter().flat_map(|list| list.iter());
+                let shared = others.filter(|other| other.spec.name == tool.spec.name).count() > 1
+                    || tools[..own].iter().any(|other| other.spec.name == tool.spec.name);
+                let mut tool = tool.clone();
+                if shared {
+                    tool.spec.name =
+                        mcp::fit_name(&format!("{}_{}", server.name(), tool.spec.name));
+                }
+                if tools.iter().all(|other| other.spec.name != tool.spec.name) {
+                    tools.push(tool);
+                }
+            }
+        }
+        Offered(tools.into())
+    }
+}
+
+/// The tools that one answer may call.
+#[derive(Debug, Clone)]
+pub struct Offered(Arc<[Tool]>);
+
+impl Offered {
     pub fn specs(&self) -> Arc<[ToolSpec]> {
         self.0.iter().map(|tool| tool.spec.clone()).collect()
+    }
+
+    fn find(&self, name: &str) -> Option<&Tool> {
+        self.0.iter().find(|tool| tool.spec.name == name)
+    }
+
+    /// Whether the call goes on when the user interrupts.
+    pub fn outlives_interruption(&self, call: &ToolCall) -> bool {
+        self.find(&call.name).is_some_and(|tool| tool.outlives_interruption)
+    }
+
+    /// Whether the call would cut off what is being said.
+    pub fn waits_for_speech(&self, call: &ToolCall) -> bool {
+        self.find(&call.name).is_some_and(|tool| tool.waits_for_speech)
     }
 
     /// Runs one call to its end, its time-out, or until it is dropped.
@@ -69,58 +132,39 @@ impl Toolbox {
             text.truncate(text.floor_char_boundary(MAX_RESULT));
             text.push_str(" …");
         }
-        tracing::info!(tool = call.name, is_error, "a tool was called");
+        // The model may have made up the name.
+        let name = crate::net::http::shorten(&call.name);
+        tracing::info!(tool = name, is_error, "a tool was called");
         ToolResult { id: call.id.clone(), name: call.name.clone(), text, is_error }
     }
 
     async fn try_run(&self, call: &ToolCall) -> Result<String, ToolError> {
-        let tool = self.0.iter().find(|tool| tool.spec.name == call.name);
+        let tool = self.find(&call.name);
         let tool = tool.ok_or_else(|| ToolError::Failed("there is no such tool".into()))?;
         let arguments = match call.arguments.trim() {
             "" => Ok(Value::Object(serde_json::Map::new())),
             text => serde_json::from_str(text),
         };
         let arguments = arguments.map_err(|error| ToolError::Arguments(error.to_string()))?;
-        check(&arguments, &tool.spec.parameters)?;
-        let (run, limit) = (tool.run.clone(), tool.timeout);
-        let late = || ToolError::Failed(format!("no result within {} ms", limit.as_millis()));
-        if tool.outlives_interruption {
-            let task =
-                tokio::spawn(
-                    async move { tokio::time::timeout(limit, run.call(&arguments)).await },
-                );
-            let outcome = task.await.map_err(|_| ToolError::Failed("the tool broke".into()))?;
-            return outcome.map_err(|_| late())?;
-        }
-        tokio::time::timeout(limit, run.call(&arguments)).await.map_err(|_| late())?
+        schema::check(&arguments, &tool.spec.parameters).map_err(ToolError::Arguments)?;
+        let limit = tool.timeout;
+        let late = |_| ToolError::Failed(format!("no result within {} ms", limit.as_millis()));
+        tokio::time::timeout(limit, tool.run.call(&arguments)).await.map_err(late)?
     }
 }
 
-/// What of JSON Schema most often goes wrong: an object, its required fields, their types.
-fn check(arguments: &Value, schema: &Value) -> Result<(), ToolError> {
-    let wrong = |what: String| Err(ToolError::Arguments(what));
-    let Some(fields) = arguments.as_object() else { return wrong("not an object".into()) };
-    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        if !fields.contains_key(name) {
-            return wrong(format!("`{name}` is missing"));
+/// Takes secrets out of a text that a server wrote: some repeat what they are sent.
+fn redact<'a>(mut text: String, secrets: impl IntoIterator<Item = &'a SecretString>) -> String {
+    for secret in secrets {
+        let whole = secret.expose_secret();
+        // Of `Bearer KEY` the key alone may come back.
+        for part in [whole, whole.rsplit(' ').next().unwrap_or_default()] {
+            if part.len() >= 6 {
+                text = text.replace(part, "***");
+            }
         }
     }
-    for (name, value) in fields {
-        let kind = schema["properties"][name.as_str()]["type"].as_str();
-        let is_right = match kind {
-            Some("string") => value.is_string(),
-            Some("integer") => value.is_i64() || value.is_u64(),
-            Some("number") => value.is_number(),
-            Some("boolean") => value.is_boolean(),
-            Some("array") => value.is_array(),
-            Some("object") => value.is_object(),
-            _ => true,
-        };
-        if !is_right {
-            return wrong(format!("`{name}` must be of type {}", kind.unwrap_or_default()));
-        }
-    }
-    Ok(())
+    text
 }
 
 #[cfg(test)]
@@ -153,6 +197,7 @@ mod tests {
             run: Arc::new(Echo(takes)),
             timeout: Duration::from_secs(1),
             outlives_interruption: false,
+            waits_for_speech: false,
         }])
     }
 
@@ -163,7 +208,7 @@ mod tests {
             arguments: arguments.into(),
             signature: None,
         };
-        toolbox.run(&call).await
+        toolbox.offered().run(&call).await
     }
 
     #[tokio::test(start_paused = true)]

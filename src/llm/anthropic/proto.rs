@@ -80,7 +80,11 @@ impl Wire for Parameters {
                     "input_schema": tool.parameters,
                 })
             };
+            // Turns with calls are refused without the tools that they are of.
             body["tools"] = ask.tools.iter().map(tool).collect();
+            if ask.must_answer {
+                body["tool_choice"] = json!({"type": "none"});
+            }
         }
         body
     }
@@ -233,6 +237,19 @@ mod tests {
 
     fn parameters() -> Parameters {
         Parameters { model: "claude".into(), temperature: Some(1.5), max_tokens: 1024 }
+    }
+
+    #[test]
+    fn a_model_that_must_answer_is_told_to_call_nothing() {
+        let weather = crate::llm::model::ToolSpec {
+            name: "weather".into(),
+            description: String::new(),
+            parameters: json!({"type": "object"}),
+        };
+        let ask = Ask { tools: [weather].into(), must_answer: true, ..Ask::default() };
+        let body = parameters().body(&ask);
+        assert_eq!(body["tool_choice"], json!({"type": "none"}));
+        assert!(body.get("tools").is_some());
     }
 
     #[test]

@@ -69,6 +69,7 @@ impl Line {
                 match it {
                     Told::Text(piece) => text.push_str(&piece),
                     Told::Usage { link, .. } => links.push(link),
+                    Told::Working => {}
                 }
             }
             (text, links)

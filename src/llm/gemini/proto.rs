@@ -73,6 +73,9 @@ impl Wire for Parameters {
             };
             let declarations: Vec<Value> = ask.tools.iter().map(tool).collect();
             body["tools"] = json!([{"functionDeclarations": declarations}]);
+            if ask.must_answer {
+                body["toolConfig"] = json!({"functionCallingConfig": {"mode": "NONE"}});
+            }
         }
         body
     }
@@ -227,6 +230,19 @@ mod tests {
         let (path, query) = parameters().path();
         assert_eq!(path, ["models", "gemini-2.5-flash:streamGenerateContent"]);
         assert_eq!(query, Some("alt=sse"));
+    }
+
+    #[test]
+    fn a_model_that_must_answer_is_told_to_call_nothing() {
+        let weather = ToolSpec {
+            name: "weather".into(),
+            description: String::new(),
+            parameters: json!({"type": "object"}),
+        };
+        let ask = Ask { tools: [weather].into(), must_answer: true, ..Ask::default() };
+        let body = parameters().body(&ask);
+        assert_eq!(body["toolConfig"]["functionCallingConfig"]["mode"], "NONE");
+        assert!(body.get("tools").is_some());
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Wire for Parameters {
             let name = if self.new_token_limit { "max_completion_tokens" } else { "max_tokens" };
             body[name] = limit.into();
         }
-        if !ask.tools.is_empty() {
+        // Not every server that speaks this API knows `tool_choice`.
+        if !(ask.tools.is_empty() || ask.must_answer) {
             let function = |tool: &crate::llm::model::ToolSpec| {
                 json!({"type": "function", "function": {
                     "name": tool.name, "description": tool.description,

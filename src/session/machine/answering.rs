@@ -132,7 +132,7 @@ impl Session {
             LlmEvent::End => early.ended = true,
             // Asked again once the turn is taken.
             LlmEvent::Error(_) => self.early = None,
-            LlmEvent::Usage { .. } => {}
+            LlmEvent::Usage { .. } | LlmEvent::Working => {}
         }
     }
 
@@ -172,8 +172,20 @@ impl Session {
                 self.generation = None;
                 self.on_no_answer(now);
             }
+            LlmEvent::Working => self.on_tools_working(now),
             LlmEvent::Usage { .. } => {}
         }
+    }
+
+    /// The model is not slow, it waits as well: whatever waits for its text waits anew.
+    fn on_tools_working(&mut self, now: Instant) {
+        if self.timers.get(Timer::LlmText).is_some() {
+            self.timers.set(Timer::LlmText, later(now, self.settings.llm_first_token));
+        }
+        if self.timers.get(Timer::Thinking).is_some() {
+            self.watch_thinking(now);
+        }
+        self.excuse_starving(now);
     }
 
     /// Sends the model's words on to be spoken as they come.

@@ -375,7 +375,7 @@ impl Session {
         let id = speech.id;
         let position = speech.position(now);
         let all_played = speech.audio_ms > 0 && position >= speech.audio_ms;
-        let starves = speech.audio_ms > 0 && position + REPORT_MS >= speech.audio_ms;
+        let starves = starves(speech, now);
         if all_played && speech.finished && speech.tts_ended {
             // Heard to its end, though nobody said so.
             self.command(Command::CancelSpeech { id });
@@ -386,6 +386,16 @@ impl Session {
             self.on_no_answer(now);
         } else {
             self.fail_speech(now);
+        }
+    }
+
+    /// All that there is of the answer has been heard, and more is to come late.
+    pub(super) fn excuse_starving(&mut self, now: Instant) {
+        let answers = self.speech.as_ref().filter(|speech| speech.kind == SpeechKind::Answer);
+        if answers.is_some_and(|speech| !speech.finished && starves(speech, now))
+            && self.timers.get(Timer::Playout).is_some()
+        {
+            self.timers.set(Timer::Playout, later(now, STALL));
         }
     }
 
@@ -443,4 +453,9 @@ impl Session {
             self.command(Command::Transcript(segment));
         }
     }
+}
+
+/// Whether there is no more audio to be heard, as far as playout has told.
+fn starves(speech: &Speech, now: Instant) -> bool {
+    speech.audio_ms > 0 && speech.position(now) + REPORT_MS >= speech.audio_ms
 }

@@ -100,7 +100,15 @@ impl Call {
         let stalls_after = self.script.llm_stalls_after.take();
         let last = dies_after.or(stalls_after).unwrap_or(usize::MAX);
         let mut at = first;
-        for token in answer.split_inclusive(' ').take(last) {
+        let calls = self.script.llm_calls.take();
+        for (nth, token) in answer.split_inclusive(' ').take(last).enumerate() {
+            if let Some((_, takes)) = calls.filter(|(before, _)| *before == nth) {
+                for tick in 0..takes.as_secs() {
+                    let tick = Duration::from_secs(tick);
+                    self.schedule(at + tick, Event::Llm(id, LlmEvent::Working));
+                }
+                at += takes;
+            }
             self.schedule(at, Event::Llm(id, LlmEvent::Text(token.to_owned())));
             at += self.script.llm_per_token;
         }

@@ -28,6 +28,8 @@ pub struct Script {
     pub llm_dies_after: Option<usize>,
     /// The next generation stops after so many tokens and tells nothing more.
     pub llm_stalls_after: Option<usize>,
+    /// After so many tokens the next answer waits for tools, for so long.
+    pub llm_calls: Option<(usize, Duration)>,
     pub tts_first_audio: Duration,
     pub tts_ms_per_char: u64,
     pub tts_alignment: bool,
@@ -54,6 +56,7 @@ impl Default for Script {
             llm_failures: 0,
             llm_dies_after: None,
             llm_stalls_after: None,
+            llm_calls: None,
             tts_first_audio: ms(200),
             tts_ms_per_char: 60,
             tts_alignment: true,

@@ -91,6 +91,20 @@ fn a_model_that_stalls_in_the_middle_is_apologised_for() {
 }
 
 #[test]
+fn an_answer_whose_tools_take_their_time_is_waited_for() {
+    for before in [0, 3] {
+        let mut call = Call::new(agent());
+        call.script.llm_calls = Some((before, Duration::from_secs(20)));
+        call.answers(["Let me see. We have a table at nine."]);
+        call.user_says("book a table", ms(0)..ms(700));
+        call.run_to_end();
+        assert_eq!(call.agent_said(), ["Let me see. We have a table at nine."]);
+        assert_eq!(apologies(&call), 0);
+        recovers(call);
+    }
+}
+
+#[test]
 fn a_voice_that_fails_is_replaced_by_the_bundled_apology_and_its_text_is_not_history() {
     let mut call = Call::new(agent());
     call.script.tts_failures = 1;

@@ -119,6 +119,7 @@ impl Stage {
             reporter: session.reporter,
             recorder: None,
             participant: None,
+            livekit: None,
         }
     }
 

@@ -196,6 +196,7 @@ impl World {
             }
             37..=39 => llm(LlmEvent::End),
             40 => llm(LlmEvent::Error(LlmError::Interrupted("random".into()))),
+            41 if step.a % 2 == 0 => llm(LlmEvent::Working),
             41 => llm(LlmEvent::Usage { input_tokens: 1, cached_tokens: 0, output_tokens: 1 }),
             42..=45 => tts(TtsInput::Audio { ms: u32::from(step.a % 900) }),
             46..=48 => {
