@@ -36,7 +36,7 @@ use crate::{
         settings::Settings,
         state::CloseReason,
     },
-    stt::{Stt, SttControl, SttEvent, SttStream},
+    stt::{Stt, SttControl, SttEvent, SttStream, late::Keeper},
     tools::builtin::RoomHandle,
     tts::{SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent},
 };
@@ -77,6 +77,8 @@ pub struct DriverConfig {
     pub turn_model: Option<Arc<SmartTurn>>,
     /// Where the session is recorded; none: nowhere.
     pub flight: Option<Arc<FlightConfig>>,
+    /// Keeps what nobody could hear; none: it is lost.
+    pub keeper: Option<Keeper>,
 }
 
 /// Runs one session to its end. `voice` is the agent's track at the TTS provider's sample rate.
@@ -95,6 +97,8 @@ pub async fn run(
 #[derive(Debug)]
 struct Speaker {
     identity: String,
+    /// As shown to people.
+    name: String,
     /// Its STT stream; `None` before the microphone is heard and after it is gone.
     stream: Option<mpsc::Sender<SttControl>>,
     /// The hearing task: aborted when the microphone goes.
@@ -127,6 +131,7 @@ struct Driver {
     vad: VadConfig,
     turn_model: Option<Arc<SmartTurn>>,
     stt: Arc<dyn Stt>,
+    keeper: Option<Keeper>,
     speaking: Option<Speaking>,
     generation: Option<Generation>,
     speakers: HashMap<SpeakerId, Speaker>,
@@ -189,6 +194,7 @@ impl Driver {
             vad: config.vad,
             turn_model: config.turn_model,
             stt: providers.stt,
+            keeper: config.keeper,
             speaking,
             generation: None,
             speakers: HashMap::new(),
@@ -308,6 +314,7 @@ impl Driver {
                 let speaker = self.speaker(&identity);
                 if let Some(known) = self.speakers.get_mut(&speaker) {
                     known.leaving_by = None;
+                    known.name.clone_from(&name);
                 }
                 let event = ParticipantEvent::Joined { identity, name };
                 self.session.handle_input(Input::Participant { speaker, event }, now);
@@ -409,6 +416,7 @@ impl Driver {
         self.next_speaker += 1;
         let speaker = Speaker {
             identity: identity.to_owned(),
+            name: identity.to_owned(),
             stream: None,
             hearing: None,
             leaving_by: None,
@@ -430,7 +438,10 @@ impl Driver {
             }
         };
         let (events_sender, mut events) = mpsc::channel(QUEUE);
-        let SttStream { control, task: _ } = self.stt.open(hearing.audio, events_sender);
+        let name = self.speakers.get(&id).map_or(identity, |speaker| &speaker.name);
+        let keeper = self.keeper.clone().map(|keeper| keeper.of(identity, name));
+        let SttStream { control, task: _ } =
+            self.stt.open_kept(hearing.audio, events_sender, keeper);
         let forward = self.stt_sender.clone();
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {

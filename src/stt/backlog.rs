@@ -37,6 +37,10 @@ impl Backlog {
         self.start + self.samples.len() as u64
     }
 
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
@@ -73,6 +77,11 @@ impl Backlog {
         if self.samples.capacity() / 8 > self.samples.len().max(STEP) {
             self.samples.shrink_to(32_000);
         }
+    }
+
+    /// All that is held.
+    pub fn to_vec(&self) -> Vec<i16> {
+        self.samples.iter().copied().collect()
     }
 
     /// At most `count` samples from number `from`, which is moved to the oldest held if that is

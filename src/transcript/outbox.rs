@@ -449,7 +449,7 @@ impl Shared {
 }
 
 /// The file under an exclusive lock, and its length; `None` when somebody holds it or it has gone.
-fn lock_existing(path: &Path) -> io::Result<Option<(File, u64)>> {
+pub fn lock_existing(path: &Path) -> io::Result<Option<(File, u64)>> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -469,7 +469,7 @@ fn lock_existing(path: &Path) -> io::Result<Option<(File, u64)>> {
 }
 
 /// What people said is for the owner of the process alone.
-fn private_file() -> OpenOptions {
+pub fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true);
     #[cfg(unix)]
@@ -477,7 +477,7 @@ fn private_file() -> OpenOptions {
     options
 }
 
-fn make_private_directory(path: &Path) -> io::Result<()> {
+pub fn make_private_directory(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -485,7 +485,8 @@ fn make_private_directory(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-async fn blocking<T: Send + 'static>(
+/// File work beside the runtime's own threads.
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
