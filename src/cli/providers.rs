@@ -334,7 +334,7 @@ pub(super) fn ears(settings: &SttSettings, at: Endpoint) -> Result<Arc<dyn Stt>,
 /// The service account's file, where the key is the path of one.
 fn google_key(key: SecretString) -> Result<SecretString, String> {
     let text = key.expose_secret().trim();
-    if text.starts_with('{') || !Path::new(text).extension().is_some_and(|it| it == "json") {
+    if text.starts_with('{') || Path::new(text).extension().is_none_or(|it| it != "json") {
         return Ok(key);
     }
     std::fs::read_to_string(text)

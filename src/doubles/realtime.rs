@@ -265,7 +265,7 @@ impl Talk {
                 "type": "conversation.item.input_audio_transcription.delta",
                 "item_id": self.id(), "content_index": 0, "delta": more,
             });
-            self.item.told = text.to_owned();
+            text.clone_into(&mut self.item.told);
             self.say(&delta);
         }
     }

@@ -97,7 +97,9 @@ pub struct Streams {
     limits: Limits,
     sender: SendRequest<Bytes>,
     ping: Option<PingPong>,
-    _connection: AbortOnDropHandle<()>,
+    connection: AbortOnDropHandle<()>,
+    /// One that the server will not have any longer: its streams are read to their end.
+    retired: Option<AbortOnDropHandle<()>>,
     /// The stream that takes messages.
     current: Option<SendStream<Bytes>>,
     readers: VecDeque<Reader>,
@@ -156,7 +158,8 @@ async fn open(target: Target, limits: Limits) -> Result<Streams, ConnectError> {
         limits,
         sender,
         ping,
-        _connection: AbortOnDropHandle::new(task),
+        connection: AbortOnDropHandle::new(task),
+        retired: None,
         current: None,
         readers: VecDeque::new(),
         opened: 0,
@@ -215,8 +218,19 @@ impl Streams {
     }
 
     async fn open(&mut self) -> Result<(), String> {
-        let ready = self.sender.clone().ready().await;
-        self.sender = ready.map_err(|error| error.to_string())?;
+        self.sender = match self.sender.clone().ready().await {
+            Ok(sender) => sender,
+            // Servers say goodbye to old connections, and finish the streams that are there.
+            Err(error) if error.is_go_away() => {
+                let fresh = connect(self.target.clone(), self.limits).await;
+                let fresh = fresh.map_err(|error| error.to_string())?;
+                self.retired = Some(std::mem::replace(&mut self.connection, fresh.connection));
+                self.ping = fresh.ping;
+                self.pinged = None;
+                fresh.sender
+            }
+            Err(error) => return Err(error.to_string()),
+        };
         let uri = self.target.base.join(self.target.path).map_err(|error| error.to_string())?;
         let mut request = Request::post(uri.as_str())
             .header("content-type", "application/grpc")
@@ -463,6 +477,57 @@ mod tests {
         let response = Response::builder().status(503).body(()).unwrap();
         assert_eq!(status_of(&response).unwrap().code, UNAVAILABLE);
         assert_eq!(status_of(&Response::new(())), None);
+    }
+
+    /// Answers each stream with its messages' count, and says goodbye to a connection after one.
+    async fn server(listener: tokio::net::TcpListener) {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        let mut body = request.into_body();
+                        let mut buffer = BytesMut::new();
+                        let mut count = 0;
+                        while let Some(Ok(chunk)) = body.data().await {
+                            buffer.extend_from_slice(&chunk);
+                            while message(&mut buffer, 100).unwrap().is_some() {
+                                count += 1;
+                            }
+                        }
+                        let mut out = respond.send_response(Response::new(()), false).unwrap();
+                        let told = [0, 0, 0, 0, 1, count];
+                        out.send_data(Bytes::copy_from_slice(&told), false).unwrap();
+                        let mut trailers = HeaderMap::new();
+                        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                        out.send_trailers(trailers).unwrap();
+                    });
+                    connection.graceful_shutdown();
+                }
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_follow_one_another_also_over_another_connection() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _server = AbortOnDropHandle::new(tokio::spawn(server(listener)));
+        let base = Url::parse(&format!("http://{address}")).unwrap();
+        let target = Target { base, path: "/a.B/C", authorize: Arc::new(|| Ok(Vec::new())) };
+        let mut streams = connect(target, Limits::default()).await.unwrap();
+        for stream in 0..3 {
+            for _ in 0..=stream {
+                streams.send(b"hello").await;
+            }
+            streams.end();
+            let bytes = Bytes::from(vec![stream as u8 + 1]);
+            assert_eq!(streams.next().await, Ok(Incoming::Message { stream, bytes }));
+            let status = Status { code: OK, message: String::new() };
+            let ended = Incoming::Ended { stream, status, was_asked: true };
+            assert_eq!(streams.next().await, Ok(ended));
+        }
     }
 
     proptest! {

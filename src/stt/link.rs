@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::driver::Outgoing;
+use super::dialect::Outgoing;
 use crate::net::{
     grpc::{self, Status, Streams, Target},
     ws::{self, ConnectError, Connection, Frame, Limits},
@@ -35,15 +35,14 @@ pub enum Incoming {
     Nothing,
 }
 
-type Connecting<'a> =
-    std::pin::Pin<Box<dyn Future<Output = Result<Link, ConnectError>> + Send + 'a>>;
+type Connecting = std::pin::Pin<Box<dyn Future<Output = Result<Link, ConnectError>> + Send>>;
 
 impl Link {
-    pub fn socket(request: ws::Request, limits: Limits) -> Connecting<'static> {
+    pub fn socket(request: ws::Request, limits: Limits) -> Connecting {
         Box::pin(async move { ws::connect(request, limits).await.map(Self::Socket) })
     }
 
-    pub fn call(target: Target, limits: Limits) -> Connecting<'static> {
+    pub fn call(target: Target, limits: Limits) -> Connecting {
         Box::pin(async move {
             let streams = grpc::connect(target, limits).await?;
             Ok(Self::Streams(Box::new(streams)))
@@ -90,7 +89,7 @@ impl Link {
 
     pub async fn close(self) {
         if let Self::Socket(connection) = self {
-            let _ = connection.close().await;
+            connection.close().await;
         }
     }
 }

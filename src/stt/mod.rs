@@ -7,6 +7,7 @@ pub mod assemblyai;
 pub mod backlog;
 mod cutting;
 pub mod deepgram;
+pub mod dialect;
 pub mod driver;
 pub mod google;
 pub mod late;

@@ -10,7 +10,8 @@ use url::Url;
 
 use crate::stt::{
     SttError, SttEvent, Transcript, Word,
-    driver::{Dialect, Junk, Outgoing, Received, SAMPLE_RATE},
+    dialect::{Dialect, Junk, Outgoing, Received},
+    driver::SAMPLE_RATE,
     telling::Telling,
 };
 

@@ -9,7 +9,8 @@ use url::Url;
 
 use crate::stt::{
     SttEvent, Transcript, Word,
-    driver::{Dialect, Junk, Outgoing, Received, SAMPLE_RATE},
+    dialect::{Dialect, Junk, Outgoing, Received},
+    driver::SAMPLE_RATE,
 };
 
 /// Keeps a connection open on which no audio flows: it is closed after 10 s (NET-0001).

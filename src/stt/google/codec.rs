@@ -24,7 +24,8 @@ use crate::{
     net::grpc::{self, Status, Target},
     stt::{
         SttError, SttEvent, Transcript, Word,
-        driver::{Dialect, Junk, Outgoing, Received, SAMPLE_RATE},
+        dialect::{Dialect, Junk, Outgoing, Received},
+        driver::SAMPLE_RATE,
         telling::Telling,
     },
 };

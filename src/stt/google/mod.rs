@@ -74,10 +74,10 @@ impl GoogleSpeech {
                 format!("{path}/recognizers/_")
             }
             // A version says nothing here.
-            ([""] | ["v2"], Some(project)) => {
+            (["" | "v2"], Some(project)) => {
                 format!("projects/{project}/locations/global/recognizers/_")
             }
-            ([""] | ["v2"], None) => return Err(GoogleSpeechConfigError::Project),
+            (["" | "v2"], None) => return Err(GoogleSpeechConfigError::Project),
             _ => return Err(GoogleSpeechConfigError::Path),
         };
         Ok(Self(Arc::new(Shared { credentials: Arc::new(credentials), recognizer, config })))

@@ -54,7 +54,7 @@ impl Call {
     async fn until(&mut self, last: &str) -> Vec<String> {
         let mut told = Vec::new();
         while told.last().is_none_or(|it| it != last) {
-            let event = tokio::time::timeout(Duration::from_secs(60), self.events.recv());
+            let event = tokio::time::timeout(Duration::from_mins(1), self.events.recv());
             told.push(short(&event.await.unwrap().unwrap()));
         }
         told
@@ -62,7 +62,7 @@ impl Call {
 
     async fn final_(&mut self) -> Transcript {
         loop {
-            let event = tokio::time::timeout(Duration::from_secs(60), self.events.recv());
+            let event = tokio::time::timeout(Duration::from_mins(1), self.events.recv());
             if let SttEvent::Final(transcript) = event.await.unwrap().unwrap() {
                 return transcript;
             }

@@ -254,15 +254,11 @@ impl Directory {
         files.sort_by_key(|(path, _)| tried.get(path).copied().unwrap_or(0));
         for (path, length) in files {
             let Some((lock, _)) = lock_existing(&path)? else { continue };
-            match read(&path, length) {
-                Some((head, samples)) => {
-                    return Ok(Some(Claim { head, samples, path, _lock: lock }));
-                }
-                None => {
-                    error!(path = %path.display(), "audio that waits for recognition is damaged");
-                    fs::rename(&path, path.with_extension(REJECTED))?;
-                }
+            if let Some((head, samples)) = read(&path, length) {
+                return Ok(Some(Claim { head, samples, path, _lock: lock }));
             }
+            error!(path = %path.display(), "audio that waits for recognition is damaged");
+            fs::rename(&path, path.with_extension(REJECTED))?;
         }
         Ok(None)
     }

@@ -34,6 +34,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const ADOPT: Duration = Duration::from_mins(1);
 /// When the disk or the outbox fails.
 const TROUBLE: Duration = Duration::from_secs(10);
+/// One that was asked for gives up after so many failures in a row.
+const FAILURES: u32 = 5;
 /// 100 ms are sent at a time.
 const PIECE: usize = SAMPLE_RATE as usize / 10;
 const PACE: Duration = Duration::from_millis(100);
@@ -85,6 +87,31 @@ impl Scribe {
     pub fn start(queue: LateQueue, relay: Relay, reporter: Reporter) -> AbortOnDropHandle<()> {
         let scribe = Self { queue, relay, reporter, tried: HashMap::new(), session: None };
         AbortOnDropHandle::new(tokio::spawn(scribe.run()))
+    }
+
+    /// Works it off as far as that goes now; how many utterances were understood. Runs in a tokio
+    /// runtime.
+    pub async fn drain(queue: LateQueue, relay: Relay, reporter: Reporter) -> u64 {
+        let mut scribe = Self { queue, relay, reporter, tried: HashMap::new(), session: None };
+        let (mut understood, mut failures) = (0, 0);
+        while failures < FAILURES {
+            match scribe.one().await {
+                Outcome::Understood => {
+                    understood += 1;
+                    failures = 0;
+                }
+                Outcome::Nothing => break,
+                Outcome::Failed => {
+                    failures += 1;
+                    sleep(LOOK).await;
+                }
+                Outcome::Trouble(error) => {
+                    warn!(%error, "late transcripts have to wait");
+                    break;
+                }
+            }
+        }
+        understood
     }
 
     async fn run(mut self) {
@@ -215,7 +242,7 @@ struct Heard {
 }
 
 impl Heard {
-    fn add(&mut self, told: Transcript) {
+    fn add(&mut self, told: &Transcript) {
         let (first, end) = match (told.words.first(), told.words.last()) {
             (Some(first), Some(last)) => (first.start_ms, last.end_ms),
             _ => (told.start_ms, told.start_ms + told.duration_ms),
@@ -292,7 +319,7 @@ fn take(event: Option<SttEvent>, heard: &mut Heard) -> Result<bool, SttError> {
         None => return Err(SttError::Unreachable("the stream is gone".into())),
         Some(SttEvent::Lost { reason, .. }) => return Err(SttError::Unreachable(reason)),
         Some(SttEvent::Failed(error)) => return Err(error),
-        Some(SttEvent::Final(told)) => heard.add(told),
+        Some(SttEvent::Final(told)) => heard.add(&told),
         Some(SttEvent::Usage { audio_ms }) => heard.audio_ms += audio_ms,
         Some(SttEvent::EndOfTurn) => return Ok(true),
         Some(_) => {}

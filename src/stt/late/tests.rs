@@ -232,6 +232,10 @@ async fn who_hangs_up_unheard_is_understood_by_the_next_process() {
     drop(queue);
 
     world.mend();
-    let _scribe = Scribe::start(world.queue().await, world.relay.clone(), world.reporter().await);
+    let queue = world.queue().await;
+    // As `antiphon transcribe-queue` does; the worker's does the same until it is stopped.
+    let understood =
+        Scribe::drain(queue.clone(), world.relay.clone(), world.reporter().await).await;
+    assert_eq!((understood, queue.waiting().await.unwrap().0), (3, 0));
     assert_all(3, &world.late(3).await);
 }

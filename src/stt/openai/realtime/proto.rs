@@ -20,7 +20,8 @@ use crate::{
     stt::{
         SttError, SttEvent, Transcript,
         cutting::{Gate, Passed},
-        driver::{Dialect, Junk, Outgoing, Received, SAMPLE_RATE},
+        dialect::{Dialect, Junk, Outgoing, Received},
+        driver::SAMPLE_RATE,
         openai::proto::Options,
         telling::Telling,
     },
@@ -336,7 +337,7 @@ impl Dialect for Codec {
                 let whole = string("transcript");
                 // Of what is still being said nothing is complete.
                 if let Some(item) = self.item(&message).filter(|item| item.is_committed) {
-                    item.text = whole[..whole.floor_char_boundary(MAX_TEXT)].to_owned();
+                    whole[..whole.floor_char_boundary(MAX_TEXT)].clone_into(&mut item.text);
                     item.is_complete = true;
                 }
                 self.tell(events, &mut received);
