@@ -64,8 +64,11 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
-        Ok(runtime) => runtime.recorded(&config).with_turn_model(&config.state_dir),
+    let (runtime, _scribe) = match AgentRuntime::new(agent, providers, reporter.clone()) {
+        Ok(runtime) => {
+            let runtime = runtime.recorded(&config).with_turn_model(&config.state_dir);
+            runtime.keeping_late(&config.state_dir).await
+        }
         Err(problem) => {
             fail(&problem);
             return Exit::Usage;
@@ -85,6 +88,9 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         livekit: Some(Arc::new(livekit)),
     };
     let outcome = join::run(job, drain, kill.clone()).await.leave().await;
+    if let Some(late) = &runtime.late {
+        late.flush(std::time::Duration::from_secs(3)).await;
+    }
     reporter.flush(std::time::Duration::from_secs(3)).await;
     match outcome {
         Ok(_) if kill.is_cancelled() => Exit::Interrupted,

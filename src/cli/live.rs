@@ -8,7 +8,11 @@ use tokio::{sync::mpsc, time::Instant};
 use super::providers;
 use crate::{
     audio::queue::audio_queue,
-    config::{Agent, Config, agent::LlmSettings, env::Endpoint},
+    config::{
+        Agent, Config,
+        agent::LlmSettings,
+        env::{Endpoint, recogniser},
+    },
     llm::model::{Ask, Model, Patience, Piece, Turn},
     stt::{Stt, SttControl, SttEvent},
     tts::{SpeechId, Tts, TtsCommand, TtsEvent},
@@ -33,7 +37,7 @@ pub struct Found {
 pub async fn ask_all(config: &Config, agent: &Agent) -> Vec<Found> {
     let mut all = Vec::new();
     for settings in agent.stt.chain() {
-        let at = config.endpoint(&settings.provider, None);
+        let at = config.endpoint(recogniser(&settings.provider), None);
         let ask = |at| async move { hear(providers::ears(settings, at)?).await };
         all.push(found("stt", &settings.provider, &settings.model, at, ask).await);
     }

@@ -20,6 +20,7 @@ pub mod start;
 pub mod tenant;
 pub mod terminal;
 pub mod token;
+pub mod transcribe_queue;
 pub mod voices;
 
 use std::{
@@ -109,6 +110,8 @@ enum Command {
     Voices(With<voices::VoicesArgs>),
     /// Make a token to join a room with
     Token(token::TokenArgs),
+    /// Understand what waits on disk since no recogniser could hear it
+    TranscribeQueue(ProcessArgs),
     /// Bring the database to this version's schema
     Migrate(With<migrate::MigrateArgs>),
     /// Tenants of the control endpoint: create, list, revoke
@@ -134,6 +137,9 @@ pub fn main() -> ExitCode {
         }
         Command::Start(args) => with_setup(&args, Needs::WORKER, Verbosity::Usual, start::run),
         Command::Dev(args) => with_setup(&args, Needs::DEV, Verbosity::Debug, dev::run),
+        Command::TranscribeQueue(args) => {
+            with_setup(&args, Needs::REPLAY, Verbosity::Quiet, transcribe_queue::run)
+        }
         Command::Control(args) => with_setup(&args, Needs::CONTROL, Verbosity::Usual, control::run),
         Command::Migrate(With { own, settings }) => {
             with_setup(&settings, Needs::default(), Verbosity::Quiet, |setup| {

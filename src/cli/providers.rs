@@ -1,6 +1,6 @@
 //! An agent's providers, made of its settings and the process's keys: each kind a chain.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -27,7 +27,12 @@ use crate::{
         assemblyai::{AssemblyAi, AssemblyAiConfig, proto::Options as AssemblyAiOptions},
         deepgram::{Deepgram, DeepgramConfig, proto::Options},
         driver::Holding,
-        openai::{OpenAiStt, OpenAiSttConfig, proto::Options as OpenAiSttOptions},
+        google::{GoogleSpeech, GoogleSpeechConfig, codec::Options as GoogleOptions},
+        openai::{
+            OpenAiStt, OpenAiSttConfig,
+            proto::Options as OpenAiSttOptions,
+            realtime::{Realtime, RealtimeConfig},
+        },
         relay::Relay as SttRelay,
     },
     tools::{
@@ -54,7 +59,7 @@ const VOICE_HASTE: Duration = Duration::from_secs(1);
 /// What all sessions of an agent share.
 #[derive(Debug, Clone)]
 pub struct Assembly {
-    stt: Arc<dyn Stt>,
+    stt: SttRelay,
     speaking: Option<(Chain, Arc<dyn Tts>)>,
     tools: Vec<Tool>,
     builtins: Builtins,
@@ -98,6 +103,10 @@ impl Assembly {
         })
     }
 
+    pub const fn recognisers(&self) -> &SttRelay {
+        &self.stt
+    }
+
     /// The providers of one session, with its own tools and its own memory of their results.
     pub fn session(&self) -> Providers {
         let room = RoomHandle::default();
@@ -111,7 +120,7 @@ impl Assembly {
             };
             (llm, voice)
         });
-        Providers { stt: self.stt.clone(), speaking, room }
+        Providers { stt: Arc::new(self.stt.clone()), speaking, room }
     }
 }
 
@@ -302,10 +311,10 @@ pub(super) fn voice(
     made.map(|it| Arc::new(it) as _).map_err(|error| format!("elevenlabs: {error}"))
 }
 
-fn recogniser(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<Arc<dyn Stt>, String> {
+fn recogniser(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<SttRelay, String> {
     let made = agent.stt.chain().zip(endpoints).map(|(settings, at)| ears(settings, at));
     let made: Vec<Arc<dyn Stt>> = made.collect::<Result<_, _>>()?;
-    Ok(Arc::new(SttRelay::new(made).ok_or_else(none)?))
+    SttRelay::new(made).ok_or_else(none)
 }
 
 pub(super) fn ears(settings: &SttSettings, at: Endpoint) -> Result<Arc<dyn Stt>, String> {
@@ -316,6 +325,32 @@ pub(super) fn ears(settings: &SttSettings, at: Endpoint) -> Result<Arc<dyn Stt>,
             options: AssemblyAiOptions {
                 model: settings.model.clone(),
                 format_turns: settings.punctuate,
+                keyterms: settings.keyterms.clone(),
+            },
+            holding: Holding::default(),
+        })));
+    }
+    if settings.provider == "google" {
+        let made = GoogleSpeech::new(GoogleSpeechConfig {
+            key: google_key(at.api_key)?,
+            base_url: at.base_url,
+            options: GoogleOptions {
+                model: settings.model.clone(),
+                language: settings.language.clone(),
+                punctuate: settings.punctuate,
+                keyterms: settings.keyterms.clone(),
+            },
+            holding: Holding::default(),
+        });
+        return made.map(|it| Arc::new(it) as _).map_err(|error| format!("google: {error}"));
+    }
+    if settings.provider == "openai-realtime" {
+        return Ok(Arc::new(Realtime::new(RealtimeConfig {
+            api_key: at.api_key,
+            base_url: at.base_url,
+            options: OpenAiSttOptions {
+                model: settings.model.clone(),
+                language: settings.language.clone(),
                 keyterms: settings.keyterms.clone(),
             },
             holding: Holding::default(),
@@ -348,6 +383,17 @@ pub(super) fn ears(settings: &SttSettings, at: Endpoint) -> Result<Arc<dyn Stt>,
     })))
 }
 
+/// The service account's file, where the key is the path of one.
+fn google_key(key: SecretString) -> Result<SecretString, String> {
+    let text = key.expose_secret().trim();
+    if text.starts_with('{') || Path::new(text).extension().is_none_or(|it| it != "json") {
+        return Ok(key);
+    }
+    std::fs::read_to_string(text)
+        .map(SecretString::from)
+        .map_err(|error| format!("google: GOOGLE_SPEECH_KEY names {text}, but: {error}"))
+}
+
 /// Endpoints of provider doubles behind `base_url` (with `/v1`): any key will do.
 pub fn double_endpoints(agent: &Agent, base_url: &Url) -> Endpoints {
     let endpoint = |provider: &str, is_llm: bool| {
@@ -361,7 +407,15 @@ pub fn double_endpoints(agent: &Agent, base_url: &Url) -> Endpoints {
             api_key: SecretString::from("double"),
         }
     };
-    let stt = agent.stt.chain().map(|it| endpoint(&it.provider, false)).collect();
+    let stt = agent.stt.chain().map(|it| match it.provider.as_str() {
+        "google" => {
+            let mut google = endpoint("google", false);
+            google.base_url.set_path("/projects/double/locations/global");
+            google
+        }
+        provider => endpoint(provider, false),
+    });
+    let stt = stt.collect();
     if agent.transcribe_only() {
         return Endpoints { stt, ..Endpoints::default() };
     }

@@ -3,6 +3,8 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 pub use super::providers::{Assembly, double_endpoints, providers};
+use tokio_util::task::AbortOnDropHandle;
+
 use crate::{
     audio::{
         smart_turn::SmartTurn,
@@ -20,6 +22,11 @@ use crate::{
         driver::{DriverConfig, Providers},
         machine::SessionIds,
         settings::Detection,
+    },
+    stt::late::{
+        Keeper,
+        queue::{DEFAULT_CAP, LateQueue},
+        scribe::Scribe,
     },
     transcript::reporter::{Reporter, SessionInfo, SessionReporter},
 };
@@ -41,6 +48,8 @@ pub struct AgentRuntime {
     pub flight: Option<Arc<FlightConfig>>,
     /// By which callers are transferred; none: they are not.
     pub livekit: Option<Arc<LiveKitAccess>>,
+    /// Where audio waits that nobody could hear; none: it is lost.
+    pub late: Option<LateQueue>,
 }
 
 /// One session, ready to be driven.
@@ -66,6 +75,7 @@ impl AgentRuntime {
             turn_model: None,
             flight: None,
             livekit: None,
+            late: None,
         })
     }
 
@@ -98,6 +108,23 @@ impl AgentRuntime {
         self
     }
 
+    /// Keeps what no recogniser could hear, and lets it be understood later, as long as the handle
+    /// is held. Without a disk for it that is said, and calls go on.
+    pub async fn keeping_late(mut self, state_dir: &Path) -> (Self, Option<AbortOnDropHandle<()>>) {
+        match LateQueue::open(state_dir, DEFAULT_CAP).await {
+            Ok(queue) => {
+                let relay = self.assembly.recognisers().clone();
+                let scribe = Scribe::start(queue.clone(), relay, self.reporter.clone());
+                self.late = Some(queue);
+                (self, Some(scribe))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what is said while nobody can hear it will be lost");
+                (self, None)
+            }
+        }
+    }
+
     /// A session in `room` (its `sid` tells it from a later room of the same name; empty: unknown);
     /// its metadata goes into the prompt.
     pub fn session(&self, room: &str, sid: &str, metadata: &str, identity: &str) -> NewSession {
@@ -113,6 +140,8 @@ impl AgentRuntime {
             agent: self.agent.name.clone(),
             started_at_unix_ms: clock::unix_ms(),
         });
+        let late = self.late.clone().filter(|_| may_transcribe(metadata));
+        config.keeper = late.map(|queue| Keeper::new(queue, reporter.info().clone()));
         let recorder = self.recorder.clone().filter(|_| may_record(metadata));
         NewSession { config, providers: self.assembly.session(), reporter, recorder }
     }
@@ -123,6 +152,12 @@ impl AgentRuntime {
 fn may_record(metadata: &str) -> bool {
     let metadata: serde_json::Value = serde_json::from_str(metadata).unwrap_or_default();
     metadata["consent"]["recording"] == true
+}
+
+/// Whether audio may wait for its transcript: unless its people have refused to be transcribed.
+fn may_transcribe(metadata: &str) -> bool {
+    let metadata: serde_json::Value = serde_json::from_str(metadata).unwrap_or_default();
+    metadata["consent"]["transcription"] != false
 }
 
 /// A session of this agent under a name of its own; the room's metadata goes into the prompt.
@@ -145,6 +180,7 @@ pub fn driver_config(agent: &Agent, metadata: &str, identity: &str) -> DriverCon
         },
         turn_model: None,
         flight: None,
+        keeper: None,
     }
 }
 

@@ -140,10 +140,11 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
         Ok(recorder) => recorder,
         Err(exit) => return exit,
     };
-    let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
+    let (runtime, scribe) = match AgentRuntime::new(agent, providers, reporter.clone()) {
         Ok(runtime) => {
             let runtime = runtime.recorded(&config).with_turn_model(&config.state_dir);
-            AgentRuntime { recorder, livekit: Some(Arc::new(livekit.clone())), ..runtime }
+            let livekit = Some(Arc::new(livekit.clone()));
+            AgentRuntime { recorder, livekit, ..runtime }.keeping_late(&config.state_dir).await
         }
         Err(problem) => {
             fail(&problem);
@@ -153,8 +154,13 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
     let Some(signals) = signals() else { return Exit::Usage };
     // While the worker registers; no call waits for it.
     tokio::task::spawn_blocking(media::warm_up);
+    let late = runtime.late.clone();
     let worker = Worker::new(worker_config(&config, livekit), Arc::new(AgentJobs(runtime)));
     let outcome = worker.run(signals).await;
+    if let Some(late) = late {
+        late.flush(FLUSH).await;
+    }
+    drop(scribe);
     reporter.flush(FLUSH).await;
     match outcome {
         Ok(()) => Exit::Done,

@@ -67,9 +67,11 @@ const STT: Catalogue = Catalogue {
     built: &[
         built("deepgram", "nova-3", ""),
         built("assemblyai", "universal-streaming-english", ""),
+        built("google", "long", ""),
         built("openai", "gpt-4o-transcribe", ""),
+        built("openai-realtime", "gpt-4o-transcribe", ""),
     ],
-    coming: &["google"],
+    coming: &[],
 };
 /// An apology after this is still heard within 3 s of the question.
 const FIRST_TOKEN: Duration = Duration::from_millis(2_500);

@@ -24,6 +24,7 @@ pub const DEEPGRAM_BASE_URL: &str = "https://api.deepgram.com/v1";
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
 pub const ANTHROPIC_BASE_URL: &str = "https://api.anthropic.com/v1";
 pub const GOOGLE_BASE_URL: &str = "https://generativelanguage.googleapis.com/v1beta";
+pub const GOOGLE_SPEECH_BASE_URL: &str = "https://speech.googleapis.com";
 pub const ASSEMBLYAI_BASE_URL: &str = "https://streaming.assemblyai.com/v3";
 pub const ELEVENLABS_BASE_URL: &str = "https://api.elevenlabs.io/v1";
 
@@ -162,6 +163,7 @@ pub struct Config {
     pub openai: Provider,
     pub anthropic: Provider,
     pub google: Provider,
+    pub google_speech: Provider,
     pub assemblyai: Provider,
     pub elevenlabs: Provider,
     /// The agent file: `assistant` is agents/assistant.toml.
@@ -239,6 +241,7 @@ impl Config {
             openai: r.provider(&names::OPENAI_API_KEY, &names::OPENAI_BASE_URL),
             anthropic: r.provider(&names::ANTHROPIC_API_KEY, &names::ANTHROPIC_BASE_URL),
             google: r.provider(&names::GOOGLE_API_KEY, &names::GOOGLE_BASE_URL),
+            google_speech: r.provider(&names::GOOGLE_SPEECH_KEY, &names::GOOGLE_SPEECH_BASE_URL),
             assemblyai: r.provider(&names::ASSEMBLYAI_API_KEY, &names::ASSEMBLYAI_BASE_URL),
             elevenlabs: r.provider(&names::ELEVENLABS_API_KEY, &names::ELEVENLABS_BASE_URL),
             agent: r
@@ -358,7 +361,8 @@ impl Config {
                 api_key: provider.api_key.clone().unwrap_or_default(),
             })
         };
-        let stt = agent.stt.chain().filter_map(|it| endpoint(&it.provider, None, false)).collect();
+        let stt = agent.stt.chain();
+        let stt = stt.filter_map(|it| endpoint(recogniser(&it.provider), None, false)).collect();
         let (mut llm, mut llm_small, mut tts) = (Vec::new(), None, Vec::new());
         if !agent.transcribe_only() {
             llm = agent
@@ -409,6 +413,9 @@ impl Config {
             "deepgram" => (&self.deepgram, &names::DEEPGRAM_API_KEY, DEEPGRAM_BASE_URL),
             "anthropic" => (&self.anthropic, &names::ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL),
             "google" => (&self.google, &names::GOOGLE_API_KEY, GOOGLE_BASE_URL),
+            "google-speech" => {
+                (&self.google_speech, &names::GOOGLE_SPEECH_KEY, GOOGLE_SPEECH_BASE_URL)
+            }
             "assemblyai" => (&self.assemblyai, &names::ASSEMBLYAI_API_KEY, ASSEMBLYAI_BASE_URL),
             "elevenlabs" => (&self.elevenlabs, &names::ELEVENLABS_API_KEY, ELEVENLABS_BASE_URL),
             _ => (&self.openai, &names::OPENAI_API_KEY, OPENAI_BASE_URL),
@@ -424,6 +431,11 @@ impl Config {
         }
         errors.or(self.control_token.clone().unwrap_or_default())
     }
+}
+
+/// By what name a recogniser's settings go: Google's has others than its models.
+pub fn recogniser(provider: &str) -> &str {
+    if provider == "google" { "google-speech" } else { provider }
 }
 
 /// The names in `${…}`.

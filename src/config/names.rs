@@ -40,6 +40,9 @@ pub const ANTHROPIC_API_KEY: Setting = both("ANTHROPIC_API_KEY", "anthropic.api_
 pub const ANTHROPIC_BASE_URL: Setting = both("ANTHROPIC_BASE_URL", "anthropic.base_url");
 pub const GOOGLE_API_KEY: Setting = both("GOOGLE_API_KEY", "google.api_key");
 pub const GOOGLE_BASE_URL: Setting = both("GOOGLE_BASE_URL", "google.base_url");
+pub const GOOGLE_SPEECH_KEY: Setting = both("GOOGLE_SPEECH_KEY", "google.speech_key");
+pub const GOOGLE_SPEECH_BASE_URL: Setting =
+    both("GOOGLE_SPEECH_BASE_URL", "google.speech_base_url");
 pub const ASSEMBLYAI_API_KEY: Setting = both("ASSEMBLYAI_API_KEY", "assemblyai.api_key");
 pub const ASSEMBLYAI_BASE_URL: Setting = both("ASSEMBLYAI_BASE_URL", "assemblyai.base_url");
 pub const ELEVENLABS_API_KEY: Setting = both("ELEVENLABS_API_KEY", "elevenlabs.api_key");
@@ -86,7 +89,7 @@ pub const LOG: Setting = all("ANTIPHON_LOG", "log", "--log");
 pub const LOG_FORMAT: Setting = all("ANTIPHON_LOG_FORMAT", "log_format", "--log-format");
 
 /// Every setting of the process.
-pub const ALL: [&Setting; 55] = [
+pub const ALL: [&Setting; 57] = [
     &CONFIG,
     &AGENTS_DIR,
     &AGENT,
@@ -102,6 +105,8 @@ pub const ALL: [&Setting; 55] = [
     &ANTHROPIC_BASE_URL,
     &GOOGLE_API_KEY,
     &GOOGLE_BASE_URL,
+    &GOOGLE_SPEECH_KEY,
+    &GOOGLE_SPEECH_BASE_URL,
     &ASSEMBLYAI_API_KEY,
     &ASSEMBLYAI_BASE_URL,
     &ELEVENLABS_API_KEY,

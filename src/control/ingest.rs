@@ -22,6 +22,8 @@ const MAX_CONTENT: usize = 100_000;
 const MAX_EVENT: usize = 16_384;
 /// The end of the year 9999.
 const MAX_TIME: i64 = 253_402_300_799_999;
+/// Why a row is flagged that was understood after the fact.
+const LATE: &str = "late";
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Report what happened in a room.
@@ -53,6 +55,7 @@ pub async fn ingest(
                 spoken_at: spoken.spoken_at_unix_ms,
                 duration_ms: spoken.duration_ms.min(DAY_MS) as i64,
                 confidence: f64::from(spoken.confidence.clamp(0.0, 1.0)),
+                flag: spoken.late.then(|| LATE.to_owned()),
             }),
             Item::Interim(spoken) => {
                 told.push(Some(spoken));

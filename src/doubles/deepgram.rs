@@ -163,6 +163,11 @@ impl SttScript {
         self
     }
 
+    /// How much later each message is sent.
+    pub(super) const fn delay(&self) -> Duration {
+        self.latency
+    }
+
     /// The whole of the next utterance.
     pub(super) fn next_utterance(&self, cursor: &hearing::Cursor) -> String {
         let (index, done) = cursor.take();

@@ -10,9 +10,11 @@ pub mod deepgram;
 pub mod elevenlabs;
 pub mod faults;
 pub mod gemini;
+pub mod google_speech;
 pub mod llm;
 pub mod log;
 pub mod openai;
+pub mod realtime;
 pub mod speech;
 pub mod speech_detect;
 pub mod transcriptions;
@@ -29,10 +31,14 @@ use std::{
     },
 };
 
-use axum::{Router, serve::ListenerExt};
+use axum::{Router, serve::Listener};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{deepgram::hearing::Cursor, llm::LlmScript, log::Log};
 
@@ -45,6 +51,10 @@ pub struct Script {
     pub assemblyai: deepgram::SttScript,
     /// OpenAI's transcriptions.
     pub transcriptions: deepgram::SttScript,
+    /// Google's, over gRPC.
+    pub google_speech: deepgram::SttScript,
+    /// OpenAI's realtime transcription.
+    pub realtime: deepgram::SttScript,
     /// OpenAI's.
     pub llm: LlmScript,
     pub anthropic: LlmScript,
@@ -68,6 +78,8 @@ impl Script {
             flux: stt.clone(),
             assemblyai: stt.clone(),
             transcriptions: stt.clone(),
+            google_speech: stt.clone(),
+            realtime: stt.clone(),
             stt,
             anthropic: llm.clone(),
             gemini: llm.clone(),
@@ -117,16 +129,15 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
         .merge(anthropic::router(script.anthropic, &context))
         .merge(elevenlabs::router(script.tts, &context))
         .merge(speech::router(script.speech, &context))
-        .merge(transcriptions::router(script.transcriptions, &context));
+        .merge(transcriptions::router(script.transcriptions, &context))
+        .merge(realtime::router(script.realtime, &context));
     let router = Router::new()
         .nest("/v1", router)
         .nest("/v2", deepgram::flux_router(script.flux, &context))
         .nest("/v3", deepgram::assemblyai_router(script.assemblyai, &context))
         .nest("/v1beta", gemini::router(script.gemini, &context));
-    let listener = listener.tap_io(|stream| {
-        // Nagle's algorithm would add up to 40 ms to a measured latency.
-        let _ = stream.set_nodelay(true);
-    });
+    let served = google_speech::Served::new(script.google_speech, &context);
+    let listener = Listening::new(listener, served);
     let stop = context.stop.clone();
     let task = tokio::spawn(async move {
         let serving = axum::serve(listener, router);
@@ -138,6 +149,57 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
         }
     });
     Ok(Doubles { address, context, task })
+}
+
+/// Whoever begins with HTTP/2 speaks gRPC; the others are axum's.
+#[derive(Debug)]
+struct Listening {
+    address: io::Result<SocketAddr>,
+    sockets: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Listening {
+    fn new(listener: TcpListener, grpc: google_speech::Served) -> Self {
+        let address = listener.local_addr();
+        let (sender, sockets) = mpsc::channel(64);
+        let task = tokio::spawn(async move {
+            while let Ok((socket, from)) = listener.accept().await {
+                // Nagle's algorithm would add up to 40 ms to a measured latency.
+                let _ = socket.set_nodelay(true);
+                let (grpc, sender) = (grpc.clone(), sender.clone());
+                tokio::spawn(async move {
+                    let mut first = [0; 3];
+                    let _ = socket.peek(&mut first).await;
+                    if &first == b"PRI" {
+                        grpc.serve(socket).await;
+                    } else {
+                        let _ = sender.send((socket, from)).await;
+                    }
+                });
+            }
+        });
+        Self { address, sockets, _task: AbortOnDropHandle::new(task) }
+    }
+}
+
+impl Listener for Listening {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        match self.sockets.recv().await {
+            Some(accepted) => accepted,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.address {
+            Ok(address) => Ok(*address),
+            Err(error) => Err(error.kind().into()),
+        }
+    }
 }
 
 impl Doubles {

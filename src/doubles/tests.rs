@@ -1,5 +1,6 @@
 //! Whole calls against the doubles, in virtual time: what a caller hears when a provider fails.
 
+mod late;
 mod soak;
 mod table;
 
@@ -14,6 +15,7 @@ use crate::{
     config::{Agent, source::SourceFile},
     replay::realtime::{self, Replayed},
     session::{command::Metric, ports::Shown, state::AgentState},
+    stt::late::Keeper,
     transcript::segment::SpeakerKind,
 };
 
@@ -74,11 +76,23 @@ async fn call(agent: &Agent, script: Script) -> Call {
 }
 
 async fn run(agent: &Agent, script: Script, samples: Vec<i16>, ends: &[u64]) -> Call {
+    run_kept(agent, script, samples, ends, None).await
+}
+
+/// The same; what nobody could hear goes to `keeper`.
+async fn run_kept(
+    agent: &Agent,
+    script: Script,
+    samples: Vec<i16>,
+    ends: &[u64],
+    keeper: Option<Keeper>,
+) -> Call {
     let doubles = serve(script).await.unwrap();
     let base = Url::parse(&doubles.base_url()).unwrap();
     let providers = providers(agent, double_endpoints(agent, &base)).unwrap();
     let mut call = Call::default();
-    let config = driver_config(agent, "", "agent");
+    let mut config = driver_config(agent, "", "agent");
+    config.keeper = keeper;
     let replayed =
         realtime::run(Arc::from(samples), config, providers, async |at, shown| match shown {
             Shown::Transcript(segment) if segment.is_final => {

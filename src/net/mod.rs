@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod grpc;
 pub mod http;
 pub mod url;
 pub mod ws;

@@ -33,7 +33,7 @@ use crate::{
         settings::Settings,
         state::CloseReason,
     },
-    stt::{Stt, SttControl, SttEvent},
+    stt::{Stt, SttControl, SttEvent, late::Keeper},
     tools::builtin::RoomHandle,
     tts::{SpeechId, Tts, TtsCommand, TtsConnection, TtsEvent},
 };
@@ -72,6 +72,8 @@ pub struct DriverConfig {
     pub turn_model: Option<Arc<SmartTurn>>,
     /// Where the session is recorded; none: nowhere.
     pub flight: Option<Arc<FlightConfig>>,
+    /// Keeps what nobody could hear; none: it is lost.
+    pub keeper: Option<Keeper>,
 }
 
 /// Runs one session to its end. `voice` is the agent's track at the TTS provider's sample rate.
@@ -90,6 +92,8 @@ pub async fn run(
 #[derive(Debug)]
 struct Speaker {
     identity: String,
+    /// As shown to people.
+    name: String,
     /// Its STT stream; `None` before the microphone is heard and after it is gone.
     stream: Option<mpsc::Sender<SttControl>>,
     /// The hearing task: aborted when the microphone goes.
@@ -122,6 +126,7 @@ struct Driver {
     vad: VadConfig,
     turn_model: Option<Arc<SmartTurn>>,
     stt: Arc<dyn Stt>,
+    keeper: Option<Keeper>,
     speaking: Option<Speaking>,
     generation: Option<Generation>,
     speakers: HashMap<SpeakerId, Speaker>,
@@ -184,6 +189,7 @@ impl Driver {
             vad: config.vad,
             turn_model: config.turn_model,
             stt: providers.stt,
+            keeper: config.keeper,
             speaking,
             generation: None,
             speakers: HashMap::new(),

@@ -53,6 +53,7 @@ pub fn spoken(id: &str, speaker: &str, spoken_at: i64) -> NewTranscript {
         spoken_at,
         duration_ms: 400,
         confidence: 0.75,
+        flag: None,
     }
 }
 

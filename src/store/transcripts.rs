@@ -96,6 +96,8 @@ pub struct NewTranscript {
     pub spoken_at: i64,
     pub duration_ms: i64,
     pub confidence: f64,
+    /// Flagged from the beginning, and why.
+    pub flag: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -466,8 +468,9 @@ async fn add_final(
     let row = tx
         .first(
             "INSERT INTO transcripts (id, tenant, session_id, kind, speaker_id, speaker_name,
-                                      content, timestamp_ms, duration_ms, confidence, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                                      content, timestamp_ms, duration_ms, confidence, created_at,
+                                      flagged, flag_reason)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
              ON CONFLICT (tenant, id) DO NOTHING RETURNING seq",
             args![
                 &new.id,
@@ -480,7 +483,9 @@ async fn add_final(
                 new.spoken_at.saturating_sub(session.begun()).max(0),
                 new.duration_ms,
                 new.confidence,
-                batch.received_at
+                batch.received_at,
+                new.flag.is_some(),
+                &new.flag
             ],
         )
         .await?;

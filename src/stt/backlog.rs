@@ -39,6 +39,10 @@ impl Backlog {
         self.start + self.samples.len() as u64
     }
 
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
@@ -75,6 +79,11 @@ impl Backlog {
         if self.samples.capacity() > self.samples.len() + 2 * SPARE {
             self.samples.shrink_to(self.samples.len() + SPARE);
         }
+    }
+
+    /// All that is held.
+    pub fn to_vec(&self) -> Vec<i16> {
+        self.samples.iter().copied().collect()
     }
 
     /// At most `count` samples from number `from`, which is moved to the oldest held if that is

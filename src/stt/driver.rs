@@ -1,4 +1,4 @@
-//! The task behind one speaker's stream over a WebSocket, whatever is spoken on it.
+//! The task behind one speaker's stream over a WebSocket or gRPC, whatever is spoken on it.
 //!
 //! Audio is sent as it comes, and is kept until a final covers it. When the connection breaks, the
 //! next one is sent what is kept, so that no word is lost and none comes twice; times go on as if
@@ -8,7 +8,7 @@
 //! (then nothing more is tried) or when all retries are spent (then a slow probe goes on, and
 //! `Connected` tells that it is back).
 
-use std::{collections::VecDeque, future::ready, pin::pin, time::Duration};
+use std::{collections::VecDeque, future::ready, time::Duration};
 
 use secrecy::SecretString;
 use tokio::{
@@ -22,9 +22,14 @@ use crate::{
     net::{
         self,
         backoff::Backoff,
-        ws::{self, ConnectError, Connection, Frame},
+        ws::{self, ConnectError},
     },
-    stt::{SttControl, SttError, SttEvent, SttStream, backlog::Backlog},
+    stt::{
+        SttControl, SttError, SttEvent, SttStream,
+        backlog::Backlog,
+        dialect::{Dialect, Outgoing, Received},
+        link::{Incoming, Link},
+    },
 };
 
 /// Of the mono s16 audio that is sent, in Hz.
@@ -44,58 +49,6 @@ const RETRY_WHILE_CLOSING: Duration = Duration::from_millis(100);
 const GOODBYE: Duration = Duration::from_millis(200);
 /// What has arrived is read without waiting for more.
 const ARRIVED: Duration = Duration::from_millis(10);
-
-/// What a message of the server means to the driver, beside the events it made.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Received {
-    /// Audio before this is transcribed for good, in ms since the stream's first sample.
-    pub settled_ms: Option<u64>,
-    /// The answer to a finalize.
-    pub finalized: bool,
-    /// After the close was asked for nothing more comes.
-    pub is_last: bool,
-    /// The server's complaint; it closes the connection after it.
-    pub error: Option<String>,
-}
-
-/// Why a message was skipped.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a JSON object with a type")]
-pub struct Junk;
-
-/// What one provider speaks on its socket: pure. One lives as long as a stream, across connections.
-pub trait Dialect: Send + 'static {
-    fn provider(&self) -> &'static str;
-    /// What to connect to; the key goes into the header that [`Self::key_header`] names.
-    fn url(&self) -> url::Url;
-    /// Header and what stands before the key in it.
-    fn key_header(&self) -> (&'static str, &'static str);
-    /// Length of a message of audio, in ms.
-    fn chunk_ms(&self) -> u64 {
-        50
-    }
-    /// A shorter message of audio is refused: one waits until it is full, and is filled at the end.
-    fn whole_chunks(&self) -> bool {
-        false
-    }
-    /// Holds a connection open on which no audio flows.
-    fn keep_alive(&self) -> Option<&'static str>;
-    /// Asks for the finals of all audio sent so far.
-    fn finalize(&self) -> Option<&'static str>;
-    /// Asks for the last finals and the end of the connection.
-    fn close(&self) -> &'static str;
-    /// A new connection whose first sample is at `offset_ms` of the stream.
-    fn connected(&mut self, offset_ms: u64);
-    /// `ms` of the stream's audio are not sent on this connection: its time falls behind.
-    fn skipped(&mut self, ms: u64);
-    /// Reads one text message and appends the events it makes.
-    fn receive(&mut self, text: &str, events: &mut Vec<SttEvent>) -> Result<Received, Junk>;
-    /// What a close frame with this code means, when trying again is of no use.
-    fn refusal(&self, code: u16, reason: &str) -> Option<SttError> {
-        let _ = (code, reason);
-        None
-    }
-}
 
 /// How a stream's connections are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +132,8 @@ struct Over;
 /// Why a connection is no more.
 enum End {
     Over,
+    /// It has lived long enough.
+    Replaced,
     Lost(String),
     /// The provider will not have us.
     Refused(SttError),
@@ -256,6 +211,7 @@ impl<D: Dialect> Driver<D> {
                     self.tell_usage();
                     match end {
                         End::Over => return Err(Over),
+                        End::Replaced => continue,
                         End::Lost(reason) => (SttError::Unreachable(reason), None),
                         End::Refused(error) => (error, None),
                     }
@@ -284,11 +240,15 @@ impl<D: Dialect> Driver<D> {
     }
 
     /// Tries once, taking in audio meanwhile.
-    async fn connect(&mut self) -> Result<Result<Connection, ConnectError>, Over> {
-        let (header, prefix) = self.codec.key_header();
-        let request = ws::Request::new(self.codec.url());
-        let request = request.secret_header(header, prefix, &self.api_key);
-        let mut connecting = pin!(ws::connect(request, self.config.limits));
+    async fn connect(&mut self) -> Result<Result<Link, ConnectError>, Over> {
+        let limits = self.config.limits;
+        let mut connecting = if let Some(target) = self.codec.streams() {
+            Link::call(target, limits)
+        } else {
+            let (header, prefix) = self.codec.key_header();
+            let request = ws::Request::new(self.codec.url());
+            Link::socket(request.secret_header(header, prefix, &self.api_key), limits)
+        };
         loop {
             tokio::select! {
                 biased;
@@ -394,32 +354,46 @@ impl<D: Dialect> Driver<D> {
     }
 
     /// Talks on one connection until it ends.
-    async fn talk(&mut self, connection: &mut Connection) -> End {
+    async fn talk(&mut self, connection: &mut Link) -> End {
         self.skip_gap();
         self.next_sample = self.backlog.start();
         self.codec.connected(self.next_sample / SAMPLES_PER_MS);
         let keep_alive = self.config.keep_alive;
         let mut last_sent = Instant::now();
         let mut close_sent = false;
+        let replace_at = self.codec.lifetime().map(|lifetime| Instant::now() + lifetime);
+        if let Some(greeting) = self.codec.greeting()
+            && let Err(error) = connection.send(Outgoing::Text(greeting)).await
+        {
+            return End::Lost(error);
+        }
         loop {
             let waiting = self.backlog.end().saturating_sub(self.next_sample);
             let may_wait = self.codec.whole_chunks() && self.deadline.is_none();
             let least = if may_wait { self.chunk as u64 } else { 1 };
             let caught_up = waiting < least;
             if caught_up && !close_sent {
-                let message = if self.deadline.is_some() {
+                let messages = if self.deadline.is_some() {
                     close_sent = true;
-                    Some(self.codec.close())
+                    self.codec.close()
                 } else if std::mem::take(&mut self.finalize) {
                     self.codec.finalize()
                 } else {
-                    None
+                    Vec::new()
                 };
-                if let Some(message) = message {
-                    if let Err(error) = connection.send_text(message.into()).await {
-                        return End::Lost(error.to_string());
+                for message in messages {
+                    if let Err(error) = connection.send(message).await {
+                        return End::Lost(error);
                     }
                     last_sent = Instant::now();
+                }
+            }
+            if caught_up && self.codec.is_settled() {
+                if close_sent {
+                    return End::Over;
+                }
+                if replace_at.is_some_and(|at| Instant::now() >= at) {
+                    return End::Replaced;
                 }
             }
             tokio::select! {
@@ -430,33 +404,42 @@ impl<D: Dialect> Driver<D> {
                         return End::Over;
                     }
                 }
-                frame = connection.next(), if self.outbox.len() < OUTBOX => match frame {
-                    Ok(Frame::Text(text)) => {
-                        if self.receive(&text) && close_sent {
+                incoming = connection.next(), if self.outbox.len() < OUTBOX => {
+                    let received = match incoming {
+                        Ok(Incoming::Closed { code: 1000 | 1005, .. }) if close_sent => {
                             return End::Over;
                         }
-                    }
-                    Ok(Frame::Binary(_)) => {}
-                    Ok(Frame::Closed { code: 1000 | 1005, .. }) if close_sent => return End::Over,
-                    Ok(Frame::Closed { code, reason }) => {
-                        if let Some(error) = self.codec.refusal(code, &reason) {
-                            return End::Refused(error);
+                        Ok(Incoming::Closed { code, reason }) => {
+                            if let Some(error) = self.codec.refusal(code, &reason) {
+                                return End::Refused(error);
+                            }
+                            let reason = format!("closed with {code} {reason}");
+                            return End::Lost(reason.trim_end().into());
                         }
-                        return End::Lost(format!("closed with {code} {reason}").trim_end().into());
+                        Ok(incoming) => self.receive(incoming),
+                        Err(error) => return End::Lost(error),
+                    };
+                    if let Some(error) = received.refused {
+                        return End::Refused(error);
                     }
-                    Err(error) => return End::Lost(error.to_string()),
-                },
+                    if let Some(reason) = received.lost {
+                        return End::Lost(reason);
+                    }
+                    if received.is_last && close_sent {
+                        return End::Over;
+                    }
+                }
                 () = ready(()), if !caught_up => {
                     if let Err(error) = self.send_chunk(connection).await {
-                        return End::Lost(error.to_string());
+                        return End::Lost(error);
                     }
                     last_sent = Instant::now();
                 }
                 () = sleep_until(last_sent + keep_alive), if !close_sent => {
                     if let Some(message) = self.codec.keep_alive()
-                        && let Err(error) = connection.send_text(message.into()).await
+                        && let Err(error) = connection.send(message).await
                     {
-                        return End::Lost(error.to_string());
+                        return End::Lost(error);
                     }
                     last_sent = Instant::now();
                 }
@@ -465,15 +448,14 @@ impl<D: Dialect> Driver<D> {
     }
 
     /// A connection that takes nothing more may still hold results: their audio is not sent again.
-    async fn take_arrived(&mut self, connection: &mut Connection) {
+    async fn take_arrived(&mut self, connection: &mut Link) {
         while self.outbox.len() < OUTBOX
-            && let Ok(Ok(frame)) = timeout(ARRIVED, connection.next()).await
+            && let Ok(Ok(incoming)) = timeout(ARRIVED, connection.next()).await
         {
-            match frame {
-                Frame::Text(text) => _ = self.receive(&text),
-                Frame::Binary(_) => {}
-                Frame::Closed { .. } => break,
+            if matches!(incoming, Incoming::Closed { .. } | Incoming::Ended { .. }) {
+                break;
             }
+            self.receive(incoming);
         }
     }
 
@@ -491,7 +473,7 @@ impl<D: Dialect> Driver<D> {
         ms
     }
 
-    async fn send_chunk(&mut self, connection: &mut Connection) -> Result<(), ws::WsError> {
+    async fn send_chunk(&mut self, connection: &mut Link) -> Result<(), String> {
         let skipped = self.skip_gap();
         self.codec.skipped(skipped);
         let mut bytes = self.backlog.bytes(self.next_sample, self.chunk);
@@ -499,23 +481,38 @@ impl<D: Dialect> Driver<D> {
         if self.codec.whole_chunks() {
             bytes.resize(self.chunk * 2, 0);
         }
-        connection.send_binary(bytes.into()).await?;
+        let messages = self.codec.audio(bytes);
         self.next_sample += samples;
-        self.used += samples;
+        if !messages.is_empty() {
+            self.used += samples;
+        }
+        for message in messages {
+            connection.send(message).await?;
+        }
         if self.used >= USAGE_STEP {
             self.tell_usage();
         }
         Ok(())
     }
 
-    /// Reads one message; true if it was the last of a closing stream.
-    fn receive(&mut self, text: &str) -> bool {
+    /// Reads one message.
+    fn receive(&mut self, incoming: Incoming) -> Received {
         let mut events = Vec::new();
-        let received = match self.codec.receive(text, &mut events) {
+        let received = match incoming {
+            Incoming::Text(text) => self.codec.receive(&text, &mut events),
+            Incoming::Message { stream, bytes } => {
+                self.codec.receive_message(stream, &bytes, &mut events)
+            }
+            Incoming::Ended { stream, status, was_asked } => {
+                Ok(self.codec.ended(stream, &status, was_asked, &mut events))
+            }
+            Incoming::Nothing | Incoming::Closed { .. } => return Received::default(),
+        };
+        let received = match received {
             Ok(received) => received,
             Err(error) => {
                 debug!(provider = self.codec.provider(), %error, "message skipped");
-                return false;
+                return Received::default();
             }
         };
         for event in events {
@@ -526,10 +523,10 @@ impl<D: Dialect> Driver<D> {
             self.backlog.settle(ms.saturating_mul(SAMPLES_PER_MS).min(self.next_sample));
             self.backoff.reset();
         }
-        if let Some(error) = received.error {
+        if let Some(error) = &received.error {
             warn!(provider = self.codec.provider(), error, "the provider complains");
         }
-        received.is_last
+        received
     }
 
     fn tell(&mut self, event: SttEvent) {

@@ -5,8 +5,13 @@
 
 pub mod assemblyai;
 pub mod backlog;
+mod cutting;
 pub mod deepgram;
+pub mod dialect;
 pub mod driver;
+pub mod google;
+pub mod late;
+mod link;
 pub mod openai;
 pub mod relay;
 mod telling;
@@ -18,6 +23,7 @@ use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
+use self::late::Keeper;
 use crate::audio::queue::AudioReceiver;
 
 /// One recognised word. Times are in ms since the first sample of the stream.
@@ -111,4 +117,14 @@ pub trait Stt: Send + Sync + std::fmt::Debug + 'static {
     }
     /// Opens a stream that reads 16 kHz mono s16 from `audio`. Must be called inside a tokio runtime.
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream;
+    /// The same; what can never become events of this stream goes to `keeper`, if there is one.
+    fn open_kept(
+        &self,
+        audio: AudioReceiver,
+        events: mpsc::Sender<SttEvent>,
+        keeper: Option<Keeper>,
+    ) -> SttStream {
+        let _ = keeper;
+        self.open(audio, events)
+    }
 }

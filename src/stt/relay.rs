@@ -1,6 +1,10 @@
 //! Several recognisers in order: when one fails, the next is sent the audio since the last final and
 //! goes on with what is said now.
 //!
+//! When nobody hears, the audio waits for a recogniser that is back, and is heard then as if nothing
+//! had happened. What has waited for too long to be answered goes to the [`Keeper`], utterance by
+//! utterance, and is never heard by this stream.
+//!
 //! Audio is numbered from the first sample of the speaker's stream; each recogniser counts from the
 //! first sample it is sent, and its times are moved accordingly.
 
@@ -17,8 +21,11 @@ use tokio::{
 use tracing::{Instrument, warn};
 
 use super::{
-    Stt, SttControl, SttError, SttEvent, SttStream, Transcript, backlog::Backlog,
+    Stt, SttControl, SttError, SttEvent, SttStream, Transcript,
+    backlog::Backlog,
+    cutting::{Cut, Cutter, Utterance},
     driver::SAMPLE_RATE,
+    late::Keeper,
 };
 use crate::{
     audio::queue::{AudioReceiver, AudioSender, audio_queue},
@@ -32,6 +39,11 @@ const SAMPLES_PER_MS: u64 = SAMPLE_RATE as u64 / 1_000;
 const CHUNK: usize = 20 * SAMPLES_PER_MS as usize;
 /// Audio without a final that is kept for the next recogniser: 30 s.
 const KEPT: usize = 30 * SAMPLE_RATE as usize;
+/// When nobody hears: with so much audio waiting, what has been said of it goes to the keeper. More
+/// than 10 s stay for whoever is still speaking.
+const TOO_LATE: u64 = 20 * SAMPLE_RATE as u64;
+/// How often to look whether somebody who spoke on and on has ended: 1 s.
+const AGAIN: u64 = SAMPLE_RATE as u64;
 /// Loud audio for this long without a word of it: the recogniser is deaf.
 const DEAF: Duration = Duration::from_millis(2_500);
 /// The same, once the session waits for a final.
@@ -45,9 +57,9 @@ const EVENTS: usize = 256;
 
 /// One recogniser of the relay and how it has been doing.
 #[derive(Debug, Clone)]
-struct Runner {
-    stt: Arc<dyn Stt>,
-    health: Arc<Health>,
+pub(super) struct Runner {
+    pub stt: Arc<dyn Stt>,
+    pub health: Arc<Health>,
 }
 
 /// Recognisers to be tried in order, shared by all rooms of an agent.
@@ -61,6 +73,16 @@ impl Relay {
         let runners: Arc<[Runner]> = runners.collect();
         (!runners.is_empty()).then_some(Self(runners))
     }
+
+    /// The best recogniser to ask now, other than this one. Who is given must report to its health.
+    pub(super) fn admitted(&self, other_than: Option<usize>) -> Option<usize> {
+        let mut healths = self.0.iter().enumerate().filter(|(at, _)| Some(*at) != other_than);
+        healths.find(|(_, runner)| runner.health.admits(clock::now())).map(|(at, _)| at)
+    }
+
+    pub(super) fn runner(&self, at: usize) -> &Runner {
+        &self.0[at]
+    }
 }
 
 impl Stt for Relay {
@@ -73,6 +95,15 @@ impl Stt for Relay {
     }
 
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream {
+        self.open_kept(audio, events, None)
+    }
+
+    fn open_kept(
+        &self,
+        audio: AudioReceiver,
+        events: mpsc::Sender<SttEvent>,
+        keeper: Option<Keeper>,
+    ) -> SttStream {
         let (control, commands) = mpsc::channel(CONTROL_QUEUE);
         let driver = Driver {
             relay: self.clone(),
@@ -83,6 +114,10 @@ impl Stt for Relay {
             deafened: None,
             look_at: None,
             finalize_asked: None,
+            keeper,
+            began_unix_ms: None,
+            hand_over_at: 0,
+            cut_short: false,
         };
         SttStream { control, task: tokio::spawn(driver.run(commands).in_current_span()) }
     }
@@ -96,6 +131,8 @@ struct Line {
     events: mpsc::Receiver<SttEvent>,
     /// Where its time 0 is, in ms since the stream's first sample.
     offset_ms: u64,
+    /// It says that it is connected before it has talked to anybody.
+    must_prove: bool,
 }
 
 struct Driver {
@@ -110,6 +147,13 @@ struct Driver {
     look_at: Option<Instant>,
     /// Since when the session waits for a final of what the backlog holds.
     finalize_asked: Option<Instant>,
+    keeper: Option<Keeper>,
+    /// When the stream's first sample was heard.
+    began_unix_ms: Option<i64>,
+    /// When nobody hears: not before this sample is looked for what is too late.
+    hand_over_at: u64,
+    /// The recogniser failed while the last words were waited for.
+    cut_short: bool,
 }
 
 /// Nobody wants more of this stream, or nothing more can come.
@@ -117,73 +161,123 @@ struct Over;
 
 impl Driver {
     async fn run(mut self, mut control: mpsc::Receiver<SttControl>) {
-        let mut line = self.open(self.next(None).unwrap_or(0));
+        let Over = self.listen(&mut control).await;
+        if self.look_at.is_some() || self.cut_short {
+            let waiting = self.audio.len();
+            let mut rest = Vec::with_capacity(waiting);
+            if waiting > 0 {
+                self.audio.read(&mut rest, waiting).await;
+                self.take(None, &rest);
+            }
+            self.hand_over(true);
+        }
+    }
+
+    async fn listen(&mut self, control: &mut mpsc::Receiver<SttControl>) -> Over {
+        let first = self.relay.admitted(None).unwrap_or(0);
+        let mut line = Some(self.open(first));
         let mut scratch = Vec::with_capacity(CHUNK);
         let mut closing = false;
         loop {
-            // Who says nothing before the end cannot be told from who hears nothing.
-            let is_silent = !self.relay.0[line.at].stt.gives_interims();
-            let deaf_at = self.unheard_since.filter(|_| !is_silent).map(|since| {
-                let asked = self.finalize_asked.map(|at| at.max(since) + DEAF_ASKED);
-                asked.map_or(since + DEAF, |at| at.min(since + DEAF))
-            });
+            let deaf_at = line.as_ref().and_then(|line| self.deaf_at(line));
             let look_at = self.look_at;
             tokio::select! {
                 biased;
-                event = line.events.recv() => {
+                event = next_event(&mut line), if line.is_some() => {
                     let Some(event) = event else {
                         if closing {
-                            return;
+                            return Over;
                         }
                         let error = SttError::Unreachable("the stream is gone".into());
                         if self.failed(&mut line, SttEvent::Failed(error)).await.is_err() {
-                            return;
+                            return Over;
                         }
                         continue;
                     };
                     if self.on_event(&mut line, event, closing).await.is_err() {
-                        return;
+                        return Over;
                     }
                 }
-                () = self.events.closed() => return,
+                () = self.events.closed() => return Over,
                 command = control.recv(), if !closing => match command {
                     Some(SttControl::Finalize) => {
                         self.finalize_asked.get_or_insert_with(Instant::now);
-                        let _ = line.control.try_send(SttControl::Finalize);
+                        tell_line(line.as_ref(), SttControl::Finalize);
                     }
                     Some(SttControl::Close) | None => {
                         closing = true;
-                        self.pass_rest(&line, &mut scratch).await;
-                        let _ = line.control.try_send(SttControl::Close);
+                        self.pass_rest(line.as_ref(), &mut scratch).await;
+                        tell_line(line.as_ref(), SttControl::Close);
                     }
                 },
                 count = self.audio.read(&mut scratch, CHUNK), if !closing => {
                     if count == 0 {
                         closing = true;
-                        let _ = line.control.try_send(SttControl::Close);
-                        continue;
+                        tell_line(line.as_ref(), SttControl::Close);
+                    } else {
+                        self.take(line.as_ref(), &scratch);
+                        scratch.clear();
+                        if self.is_too_late() {
+                            line = self.give_up();
+                        }
                     }
-                    self.take(&line, &scratch);
-                    scratch.clear();
                 }
                 () = at(deaf_at), if deaf_at.is_some() && !closing => self.deaf(&mut line),
                 () = at(look_at), if look_at.is_some() && !closing => {
                     self.look_at = Some(Instant::now() + LOOK);
-                    if let Some(next) = self.next(Some(line.at)) {
-                        line = self.open(next);
+                    let listens = line.as_ref().map(|line| line.at);
+                    if let Some(next) = self.relay.admitted(listens) {
+                        line = Some(self.open(next));
                     }
                 }
+            }
+            if closing && line.is_none() {
+                return Over;
             }
         }
     }
 
-    /// The best recogniser to ask now, other than this one.
-    fn next(&self, other_than: Option<usize>) -> Option<usize> {
-        let healths = self.relay.0.iter().enumerate();
-        healths
-            .filter(|(at, _)| Some(*at) != other_than)
-            .find(|(_, runner)| runner.health.admits(clock::now()))
-            .map(|(at, _)| at)
+    fn deaf_at(&self, line: &Line) -> Option<Instant> {
+        // Who says nothing before the end cannot be told from who hears nothing.
+        let since = self.unheard_since.filter(|_| self.relay.0[line.at].stt.gives_interims())?;
+        let asked = self.finalize_asked.map(|at| at.max(since) + DEAF_ASKED);
+        Some(asked.map_or(since + DEAF, |at| at.min(since + DEAF)))
+    }
+
+    /// Nobody hears, and some of what waits can no longer be answered.
+    fn is_too_late(&self) -> bool {
+        self.look_at.is_some()
+            && self.keeper.is_some()
+            && self.backlog.len() as u64 >= TOO_LATE
+            && self.backlog.end() >= self.hand_over_at
+    }
+
+    /// Hands over what is too late. Who might still hear it must not: another line begins behind it.
+    fn give_up(&mut self) -> Option<Line> {
+        self.hand_over(false);
+        self.relay.admitted(None).map(|at| self.open(at))
+    }
+
+    /// Gives the keeper what has been said and no final covers; `everything`: also what is still
+    /// being said.
+    fn hand_over(&mut self, everything: bool) {
+        let Some(keeper) = &self.keeper else { return };
+        let (start, samples) = (self.backlog.start(), self.backlog.to_vec());
+        let began = self.began_unix_ms.unwrap_or_else(clock::unix_ms);
+        let mut cutter = Cutter::default();
+        let mut cuts = cutter.push(&samples);
+        if everything {
+            cuts.extend(cutter.finalize());
+        }
+        let mut until = start;
+        for cut in cuts {
+            let Cut::Utterance(Utterance { start_ms, samples }) = cut else { continue };
+            let from = start + start_ms * SAMPLES_PER_MS;
+            until = from + samples.len() as u64;
+            keeper.keep(began.saturating_add_unsigned(from / SAMPLES_PER_MS), samples);
+        }
+        self.backlog.settle(until);
+        self.hand_over_at = self.backlog.end() + AGAIN;
     }
 
     /// Begins with what no final covers.
@@ -192,19 +286,23 @@ impl Driver {
         let (sender, events) = mpsc::channel(EVENTS);
         let SttStream { control, .. } = self.relay.0[at].stt.open(receiver, sender);
         let start = self.backlog.start();
-        let kept = self.backlog.bytes(start, KEPT);
-        let samples: Vec<i16> =
-            kept.as_chunks::<2>().0.iter().map(|pair| i16::from_le_bytes(*pair)).collect();
-        audio.push(&samples);
+        audio.push(&self.backlog.to_vec());
         if self.finalize_asked.is_some() {
             let _ = control.try_send(SttControl::Finalize);
         }
         self.unheard_since = None;
-        Line { at, audio, control, events, offset_ms: start / SAMPLES_PER_MS }
+        // The session has been told that nobody hears: only the truth may take that back.
+        let must_prove = self.look_at.is_some() && !self.relay.0[at].stt.gives_interims();
+        Line { at, audio, control, events, offset_ms: start / SAMPLES_PER_MS, must_prove }
     }
 
-    fn take(&mut self, line: &Line, samples: &[i16]) {
-        line.audio.push(samples);
+    fn take(&mut self, line: Option<&Line>, samples: &[i16]) {
+        self.began_unix_ms.get_or_insert_with(|| {
+            clock::unix_ms().saturating_sub_unsigned(samples.len() as u64 / SAMPLES_PER_MS)
+        });
+        if let Some(line) = line {
+            line.audio.push(samples);
+        }
         if self.backlog.push(samples) {
             self.unheard_since.get_or_insert_with(Instant::now);
         } else if let Some(until) = self.backlog.quiet_until() {
@@ -214,7 +312,7 @@ impl Driver {
         }
     }
 
-    async fn pass_rest(&mut self, line: &Line, scratch: &mut Vec<i16>) {
+    async fn pass_rest(&mut self, line: Option<&Line>, scratch: &mut Vec<i16>) {
         let waiting = self.audio.len();
         if waiting > 0 {
             self.audio.read(scratch, waiting).await;
@@ -225,13 +323,18 @@ impl Driver {
 
     async fn on_event(
         &mut self,
-        line: &mut Line,
+        current: &mut Option<Line>,
         event: SttEvent,
         closing: bool,
     ) -> Result<(), Over> {
+        let Some(line) = current else { return Ok(()) };
         let event = match event {
             SttEvent::Lost { .. } | SttEvent::Failed(_) if !closing => {
-                return self.failed(line, event).await;
+                return self.failed(current, event).await;
+            }
+            SttEvent::Lost { .. } | SttEvent::Failed(_) => {
+                self.cut_short = true;
+                event
             }
             SttEvent::Interim(transcript) => {
                 self.unheard_since = None;
@@ -244,12 +347,14 @@ impl Driver {
                 let until = transcript.start_ms + transcript.duration_ms;
                 self.backlog.settle(until.saturating_mul(SAMPLES_PER_MS));
                 self.relay.0[line.at].health.succeeded();
+                self.look_at = None;
                 SttEvent::Final(transcript)
             }
             SttEvent::SpeechStarted => {
                 self.unheard_since = None;
                 event
             }
+            SttEvent::Connected if std::mem::take(&mut line.must_prove) => return Ok(()),
             SttEvent::Connected => {
                 self.look_at = None;
                 event
@@ -260,44 +365,61 @@ impl Driver {
     }
 
     /// The recogniser is lost: the next one listens, or the session is told.
-    async fn failed(&mut self, line: &mut Line, event: SttEvent) -> Result<(), Over> {
-        let severity = match &event {
-            SttEvent::Failed(error) if !error.is_retryable() => Severity::Refused,
-            _ => Severity::Passing,
-        };
-        let runner = &self.relay.0[line.at];
+    async fn failed(&mut self, line: &mut Option<Line>, event: SttEvent) -> Result<(), Over> {
+        let Some(at) = line.as_ref().map(|line| line.at) else { return Ok(()) };
+        let is_over = matches!(&event, SttEvent::Failed(error) if !error.is_retryable());
+        let severity = if is_over { Severity::Refused } else { Severity::Passing };
+        let runner = &self.relay.0[at];
         runner.health.failed(severity, clock::now());
         let provider = runner.stt.provider();
         counter!(names::PROVIDER_ERRORS_TOTAL, "part" => "stt", "provider" => provider)
             .increment(1);
-        if let Some(next) = self.next(Some(line.at)) {
+        if let Some(next) = self.relay.admitted(Some(at)) {
             let (from, to) = (runner.stt.provider(), self.relay.0[next].stt.provider());
             warn!(from, to, "another recogniser listens from here on");
-            *line = self.open(next);
+            *line = Some(self.open(next));
             return Ok(());
+        }
+        if is_over {
+            // It tries no more by itself; in time its health admits a new one.
+            *line = None;
         }
         self.look_at = Some(Instant::now() + LOOK);
         self.tell(event).await
     }
 
     /// Somebody speaks and the recogniser says nothing of it.
-    fn deaf(&mut self, line: &mut Line) {
+    fn deaf(&mut self, line: &mut Option<Line>) {
         self.unheard_since = None;
+        let Some(at) = line.as_ref().map(|line| line.at) else { return };
         if self.deafened.is_some_and(|at| at.elapsed() < DEAF_AGAIN) {
             return;
         }
         // One alone may hear again over another connection.
-        let next = self.next(Some(line.at)).unwrap_or(line.at);
-        let runner = &self.relay.0[line.at];
+        let next = self.relay.admitted(Some(at)).unwrap_or(at);
+        let runner = &self.relay.0[at];
         let (from, to) = (runner.stt.provider(), self.relay.0[next].stt.provider());
         warn!(from, to, "a recogniser hears nothing: another listens from here on");
         runner.health.failed(Severity::Passing, clock::now());
         self.deafened = Some(Instant::now());
-        *line = self.open(next);
+        *line = Some(self.open(next));
     }
 
     async fn tell(&self, event: SttEvent) -> Result<(), Over> {
         self.events.send(event).await.map_err(|_| Over)
+    }
+}
+
+async fn next_event(line: &mut Option<Line>) -> Option<SttEvent> {
+    match line {
+        Some(line) => line.events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell_line(line: Option<&Line>, control: SttControl) {
+    if let Some(line) = line {
+        let _ = line.control.try_send(control);
     }
 }
 

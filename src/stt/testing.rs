@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{SttEvent, driver::Dialect};
+use super::{SttEvent, dialect::Dialect};
 
 /// Events in short, and up to where audio was settled.
 pub fn play(codec: &mut impl Dialect, lines: &str) -> (Vec<String>, Vec<u64>) {

@@ -28,6 +28,9 @@ pub const APOLOGIES_TOTAL: &str = "antiphon_apologies_total";
 pub const STT_AUDIO_SECONDS_TOTAL: &str = "antiphon_stt_audio_seconds_total";
 pub const STT_FINALS_TOTAL: &str = "antiphon_stt_finals_total";
 pub const STT_RECONNECTS_TOTAL: &str = "antiphon_stt_reconnects_total";
+/// Label `outcome`: queued, understood, dropped.
+pub const STT_LATE_TOTAL: &str = "antiphon_stt_late_total";
+pub const STT_LATE_BYTES: &str = "antiphon_stt_late_bytes";
 pub const LLM_FIRST_TOKEN_SECONDS: &str = "antiphon_llm_first_token_seconds";
 /// Labels `provider` and `kind`: input, cached, output.
 pub const LLM_TOKENS_TOTAL: &str = "antiphon_llm_tokens_total";
@@ -98,6 +101,13 @@ const TABLE: &[(Kind, &str, Unit, &str)] = &[
     (Counter, STT_AUDIO_SECONDS_TOTAL, Unit::Seconds, "Audio sent to speech recognition"),
     (Counter, STT_FINALS_TOTAL, Unit::Count, "Final transcripts"),
     (Counter, STT_RECONNECTS_TOTAL, Unit::Count, "Lost connections to speech recognition"),
+    (
+        Counter,
+        STT_LATE_TOTAL,
+        Unit::Count,
+        "Utterances that no recogniser could hear in time, by what became of them",
+    ),
+    (Gauge, STT_LATE_BYTES, Unit::Bytes, "Audio on disk that waits for recognition"),
     (
         Latency,
         LLM_FIRST_TOKEN_SECONDS,

@@ -179,6 +179,12 @@ impl SessionReporter {
         kept
     }
 
+    /// What somebody said while nobody could hear it. Returns when it is on disk here; an error is
+    /// for the caller, who still has the audio.
+    pub async fn late(&self, spoken: Spoken) -> io::Result<()> {
+        self.append(&Item::Segment(Spoken { late: true, ..spoken })).await
+    }
+
     pub fn interim(&self, segment: &Segment) {
         self.live(Item::Interim(Spoken::new(segment, self.info.started_at_unix_ms)));
     }

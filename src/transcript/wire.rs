@@ -102,6 +102,9 @@ pub struct Spoken {
     /// 0..1.
     #[serde(default = "certain")]
     pub confidence: f32,
+    /// Understood after the fact, when recognition was back: stored with the flag `late`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
 }
 
 const fn certain() -> f32 {
@@ -121,6 +124,7 @@ impl Spoken {
             spoken_at_unix_ms: session_start.saturating_add(since),
             duration_ms: segment.duration_ms,
             confidence: segment.confidence,
+            late: false,
         }
     }
 }

@@ -432,6 +432,26 @@ async fn pages_of_transcripts_hold_still_and_exports_are_whole() {
 }
 
 #[tokio::test]
+async fn what_was_understood_late_is_flagged_so() {
+    let world = World::new(|_| {}).await;
+    let ann = user("acme", "ann", "participant");
+    let id = world.session(&ann).await;
+    let mut late = segment("a", "is anybody there", 0);
+    late["late"] = true.into();
+    let items = json!([late, segment("b", "hello", 1)]);
+    let body =
+        json!({"room": format!("session-{id}"), "startedAtUnixMs": 1_000_000, "items": items});
+    assert_eq!(world.post_as(TOKEN, "/api/ingest", &body).await.0, StatusCode::OK);
+    let path = format!("/api/sessions/{id}/transcripts?flagged=true");
+    let (_, found) = world.get_as(&ann, &path).await;
+    assert_eq!(found["pagination"]["total"], 1);
+    assert_eq!(
+        (&found["transcripts"][0]["id"], &found["transcripts"][0]["flagReason"]),
+        (&json!("a"), &json!("late"))
+    );
+}
+
+#[tokio::test]
 async fn a_listener_over_a_websocket_resumes_too() {
     use futures_util::{SinkExt, StreamExt};
     let world = World::new(|_| {}).await;

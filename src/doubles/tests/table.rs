@@ -68,6 +68,15 @@ fn tts_cells<S: Faulty<At = Duration>>() -> Vec<Cell<S>> {
     ]
 }
 
+/// A recogniser that is sent speech alone hears its second utterance from about 3.5 s on.
+fn speech_cells<S: Faulty<At = Duration>>() -> Vec<Cell<S>> {
+    let mut cells: Vec<Cell<S>> = stt_cells();
+    cells.truncate(cells.len() - 2);
+    cells.push(cell("between turns", "drop", |it| it.disconnect_after(ms(3_300))));
+    cells.push(cell("between turns", "stall", |it| it.stall_after(ms(3_300))));
+    cells
+}
+
 fn stt_cells<S: Faulty<At = Duration>>() -> Vec<Cell<S>> {
     vec![
         cell("at connect", "refused 500", |it| it.refuse(500)),
@@ -112,6 +121,12 @@ const DEEPGRAM: Primary = Primary { name: "deepgram", agent: "" };
 const FLUX: Primary = Primary { name: "flux", agent: "[stt]\nmodel = \"flux-general-en\"\n" };
 const ASSEMBLYAI: Primary =
     Primary { name: "assemblyai", agent: "[stt]\nprovider = \"assemblyai\"\n" };
+const GOOGLE_SPEECH: Primary =
+    Primary { name: "google speech", agent: "[stt]\nprovider = \"google\"\n" };
+const REALTIME: Primary = Primary {
+    name: "openai-realtime",
+    agent: "[stt]\nprovider = \"openai-realtime\"\nmodel = \"gpt-realtime-whisper\"\n",
+};
 const OPENAI: Primary = Primary { name: "openai", agent: "" };
 const ANTHROPIC: Primary =
     Primary { name: "anthropic", agent: "[llm]\nprovider = \"anthropic\"\n" };
@@ -209,6 +224,8 @@ async fn recognisers_alone_are_never_met_with_silence() {
     let mut rows = cells(DEEPGRAM, false, stt_cells(), |it| &mut it.stt).await;
     rows.extend(cells(FLUX, false, stt_cells(), |it| &mut it.flux).await);
     rows.extend(cells(ASSEMBLYAI, false, stt_cells(), |it| &mut it.assemblyai).await);
+    rows.extend(cells(GOOGLE_SPEECH, false, stt_cells(), |it| &mut it.google_speech).await);
+    rows.extend(cells(REALTIME, false, speech_cells(), |it| &mut it.realtime).await);
     report(&rows);
 }
 

@@ -27,6 +27,7 @@ impl Driver {
                 let speaker = self.speaker(&identity);
                 if let Some(known) = self.speakers.get_mut(&speaker) {
                     known.leaving_by = None;
+                    known.name.clone_from(&name);
                 }
                 let event = ParticipantEvent::Joined { identity, name };
                 self.session.handle_input(Input::Participant { speaker, event }, now);
@@ -128,6 +129,7 @@ impl Driver {
         self.next_speaker += 1;
         let speaker = Speaker {
             identity: identity.to_owned(),
+            name: identity.to_owned(),
             stream: None,
             hearing: None,
             leaving_by: None,
@@ -149,7 +151,10 @@ impl Driver {
             }
         };
         let (events_sender, mut events) = mpsc::channel(QUEUE);
-        let SttStream { control, task: _ } = self.stt.open(hearing.audio, events_sender);
+        let name = self.speakers.get(&id).map_or(identity, |speaker| &speaker.name);
+        let keeper = self.keeper.clone().map(|keeper| keeper.of(identity, name));
+        let SttStream { control, task: _ } =
+            self.stt.open_kept(hearing.audio, events_sender, keeper);
         let forward = self.stt_sender.clone();
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {

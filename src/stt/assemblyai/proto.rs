@@ -10,7 +10,8 @@ use url::Url;
 
 use crate::stt::{
     SttError, SttEvent, Transcript, Word,
-    driver::{Dialect, Junk, Received, SAMPLE_RATE},
+    dialect::{Dialect, Junk, Outgoing, Received},
+    driver::SAMPLE_RATE,
     telling::Telling,
 };
 
@@ -137,16 +138,16 @@ impl Dialect for Codec {
         true
     }
 
-    fn keep_alive(&self) -> Option<&'static str> {
-        Some(KEEP_ALIVE)
+    fn keep_alive(&mut self) -> Option<Outgoing> {
+        Some(Outgoing::Text(KEEP_ALIVE.into()))
     }
 
-    fn finalize(&self) -> Option<&'static str> {
-        Some(FORCE_ENDPOINT)
+    fn finalize(&mut self) -> Vec<Outgoing> {
+        vec![Outgoing::Text(FORCE_ENDPOINT.into())]
     }
 
-    fn close(&self) -> &'static str {
-        TERMINATE
+    fn close(&mut self) -> Vec<Outgoing> {
+        vec![Outgoing::Text(TERMINATE.into())]
     }
 
     fn connected(&mut self, offset_ms: u64) {

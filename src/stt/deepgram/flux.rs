@@ -10,7 +10,8 @@ use url::Url;
 use super::proto::{CLOSE_STREAM, Options};
 use crate::stt::{
     SttEvent, Transcript, Word,
-    driver::{Dialect, Junk, Received, SAMPLE_RATE},
+    dialect::{Dialect, Junk, Outgoing, Received},
+    driver::SAMPLE_RATE,
     telling::Telling,
 };
 
@@ -119,16 +120,16 @@ impl Dialect for Codec {
         80
     }
 
-    fn keep_alive(&self) -> Option<&'static str> {
+    fn keep_alive(&mut self) -> Option<Outgoing> {
         None
     }
 
-    fn finalize(&self) -> Option<&'static str> {
-        None
+    fn finalize(&mut self) -> Vec<Outgoing> {
+        Vec::new()
     }
 
-    fn close(&self) -> &'static str {
-        CLOSE_STREAM
+    fn close(&mut self) -> Vec<Outgoing> {
+        vec![Outgoing::Text(CLOSE_STREAM.into())]
     }
 
     fn connected(&mut self, offset_ms: u64) {

@@ -9,7 +9,8 @@ use url::Url;
 
 use crate::stt::{
     SttEvent, Transcript, Word,
-    driver::{Dialect, Junk, Received, SAMPLE_RATE},
+    dialect::{Dialect, Junk, Outgoing, Received},
+    driver::SAMPLE_RATE,
 };
 
 /// Keeps a connection open on which no audio flows: it is closed after 10 s (NET-0001).
@@ -130,16 +131,16 @@ impl Dialect for Codec {
         ("authorization", "Token ")
     }
 
-    fn keep_alive(&self) -> Option<&'static str> {
-        Some(KEEP_ALIVE)
+    fn keep_alive(&mut self) -> Option<Outgoing> {
+        Some(Outgoing::Text(KEEP_ALIVE.into()))
     }
 
-    fn finalize(&self) -> Option<&'static str> {
-        Some(FINALIZE)
+    fn finalize(&mut self) -> Vec<Outgoing> {
+        vec![Outgoing::Text(FINALIZE.into())]
     }
 
-    fn close(&self) -> &'static str {
-        CLOSE_STREAM
+    fn close(&mut self) -> Vec<Outgoing> {
+        vec![Outgoing::Text(CLOSE_STREAM.into())]
     }
 
     fn connected(&mut self, offset_ms: u64) {

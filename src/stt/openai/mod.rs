@@ -2,8 +2,7 @@
 //! endpoint takes no stream. There are no interims; the final comes some time after the end.
 
 pub mod proto;
-
-mod cutting;
+pub mod realtime;
 
 #[cfg(test)]
 mod tests;
@@ -18,11 +17,11 @@ use tokio::{
 };
 use tracing::{Instrument, warn};
 
-use self::{
+use self::proto::Options;
+use super::{
+    Stt, SttControl, SttError, SttEvent, SttStream, Transcript,
     cutting::{Cut, Cutter, Utterance},
-    proto::Options,
 };
-use super::{Stt, SttControl, SttError, SttEvent, SttStream, Transcript};
 use crate::{
     audio::queue::AudioReceiver,
     net::{

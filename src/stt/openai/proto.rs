@@ -26,6 +26,11 @@ impl Options {
         self.model.starts_with("whisper")
     }
 
+    /// ISO 639-1: `en-US` is `en` here.
+    pub fn short_language(&self) -> Option<&str> {
+        self.language.as_deref()?.split(['-', '_']).next()
+    }
+
     /// The body of `POST {base}/audio/transcriptions` (RFC 7578); `boundary` stands in no WAV.
     pub fn form(&self, boundary: &str, samples: &[i16]) -> Vec<u8> {
         let mut fields = vec![("model", self.model.clone())];
@@ -34,9 +39,7 @@ impl Options {
         if self.is_whisper() {
             fields.push(("timestamp_granularities[]", "word".into()));
         }
-        if let Some(language) = &self.language {
-            // `en-US` is `en` here.
-            let short = language.split(['-', '_']).next().unwrap_or_default();
+        if let Some(short) = self.short_language() {
             fields.push(("language", short.to_owned()));
         }
         if !self.keyterms.is_empty() {

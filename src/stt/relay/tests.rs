@@ -80,6 +80,10 @@ impl Call {
         tokio::time::timeout(Duration::from_secs(30), self.events.recv()).await.unwrap()
     }
 
+    async fn next_within(&mut self, limit: Duration) -> SttEvent {
+        tokio::time::timeout(limit, self.events.recv()).await.unwrap().unwrap()
+    }
+
     async fn final_(&mut self) -> Transcript {
         loop {
             match self.next().await {
@@ -165,6 +169,25 @@ async fn one_that_has_gone_deaf_is_replaced() {
     call.hears(ms(1_500), LOUD_LEVEL);
     call.hears(ms(600), 0);
     assert_eq!(call.final_().await.text, "book a table for two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_taken_again_is_noticed_in_the_same_call() {
+    let mut call = Call::new(|script| {
+        script.stt = script.stt.clone().refuse(401);
+        script.assemblyai = script.assemblyai.clone().refuse_always(401);
+        script.flux = script.flux.clone().refuse_always(401);
+    })
+    .await;
+    call.says(ms(1_000));
+    let begun = Instant::now();
+    loop {
+        if let SttEvent::Final(transcript) = call.next_within(Duration::from_mins(3)).await {
+            assert_eq!(transcript.text, "book a table for two");
+            break;
+        }
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(55), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

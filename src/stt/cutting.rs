@@ -39,15 +39,86 @@ pub enum Cut {
     Utterance(Utterance),
 }
 
-/// Give it audio as it comes, take cuts out.
+/// What of the audio goes through the [`Gate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Passed<'a> {
+    /// Speech, from `start_ms` of the stream on, with what was kept from before it.
+    Started {
+        start_ms: u64,
+        samples: Vec<i16>,
+    },
+    More(&'a [i16]),
+    Ended,
+}
+
+/// Lets through what may be speech.
 #[derive(Debug, Default)]
-pub struct Cutter {
+pub struct Gate {
     partial: Vec<i16>,
     /// Samples seen so far.
     seen: u64,
     before: VecDeque<i16>,
     loud: usize,
     quiet: usize,
+    /// Samples that went through since the start; none while it is shut.
+    passed: Option<usize>,
+}
+
+impl Gate {
+    /// 16 kHz mono s16.
+    pub fn push(&mut self, samples: &[i16], mut each: impl FnMut(Passed<'_>)) {
+        for sample in samples {
+            self.partial.push(*sample);
+            if self.partial.len() == FRAME {
+                let frame = std::mem::take(&mut self.partial);
+                self.frame(&frame, &mut each);
+                self.partial = frame;
+                self.partial.clear();
+            }
+        }
+    }
+
+    /// The turn has ended: shuts the gate; `true` if it was open.
+    pub fn shut(&mut self) -> bool {
+        self.loud = 0;
+        self.quiet = 0;
+        self.passed.take().is_some()
+    }
+
+    fn frame(&mut self, frame: &[i16], each: &mut impl FnMut(Passed<'_>)) {
+        self.seen += frame.len() as u64;
+        let level: i64 = frame.iter().map(|sample| i64::from(sample.unsigned_abs())).sum();
+        let is_loud = level >= LOUD * frame.len() as i64;
+        if let Some(passed) = &mut self.passed {
+            *passed += frame.len();
+            let is_long = *passed >= LONGEST;
+            each(Passed::More(frame));
+            self.quiet = if is_loud { 0 } else { self.quiet + frame.len() };
+            if self.quiet >= HANG_OVER || is_long {
+                self.shut();
+                each(Passed::Ended);
+            }
+            return;
+        }
+        self.before.extend(frame);
+        let surplus = self.before.len().saturating_sub(PRE_ROLL + ONSET);
+        self.before.drain(..surplus);
+        self.loud = if is_loud { self.loud + frame.len() } else { 0 };
+        if self.loud < ONSET {
+            return;
+        }
+        let samples: Vec<i16> = self.before.drain(..).collect();
+        let start = self.seen - samples.len() as u64;
+        self.quiet = 0;
+        self.passed = Some(samples.len());
+        each(Passed::Started { start_ms: start / PER_MS as u64, samples });
+    }
+}
+
+/// Give it audio as it comes, take cuts out.
+#[derive(Debug, Default)]
+pub struct Cutter {
+    gate: Gate,
     /// What is being said, and where it begins.
     speech: Option<(u64, Vec<i16>)>,
 }
@@ -56,51 +127,32 @@ impl Cutter {
     /// 16 kHz mono s16.
     pub fn push(&mut self, samples: &[i16]) -> Vec<Cut> {
         let mut cuts = Vec::new();
-        for sample in samples {
-            self.partial.push(*sample);
-            if self.partial.len() == FRAME {
-                let frame = std::mem::take(&mut self.partial);
-                cuts.extend(self.frame(&frame));
-                self.partial = frame;
-                self.partial.clear();
+        let speech = &mut self.speech;
+        self.gate.push(samples, |passed| match passed {
+            Passed::Started { start_ms, samples } => {
+                *speech = Some((start_ms, samples));
+                cuts.push(Cut::Started);
             }
-        }
+            Passed::More(more) => {
+                if let Some((_, samples)) = speech {
+                    samples.extend(more);
+                }
+            }
+            Passed::Ended => cuts.extend(utterance(speech)),
+        });
         cuts
     }
 
     /// The turn has ended: what has been said of it.
     pub fn finalize(&mut self) -> Option<Cut> {
-        self.loud = 0;
-        self.quiet = 0;
-        let (start_ms, samples) = self.speech.take()?;
-        Some(Cut::Utterance(Utterance { start_ms, samples }))
+        self.gate.shut();
+        utterance(&mut self.speech)
     }
+}
 
-    fn frame(&mut self, frame: &[i16]) -> Option<Cut> {
-        self.seen += frame.len() as u64;
-        let level: i64 = frame.iter().map(|sample| i64::from(sample.unsigned_abs())).sum();
-        let is_loud = level >= LOUD * frame.len() as i64;
-        if let Some((_, samples)) = &mut self.speech {
-            samples.extend(frame);
-            self.quiet = if is_loud { 0 } else { self.quiet + frame.len() };
-            if self.quiet >= HANG_OVER || samples.len() >= LONGEST {
-                return self.finalize();
-            }
-            return None;
-        }
-        self.before.extend(frame);
-        let surplus = self.before.len().saturating_sub(PRE_ROLL + ONSET);
-        self.before.drain(..surplus);
-        self.loud = if is_loud { self.loud + frame.len() } else { 0 };
-        if self.loud < ONSET {
-            return None;
-        }
-        let samples: Vec<i16> = self.before.drain(..).collect();
-        let start = self.seen - samples.len() as u64;
-        self.quiet = 0;
-        self.speech = Some((start / PER_MS as u64, samples));
-        Some(Cut::Started)
-    }
+fn utterance(speech: &mut Option<(u64, Vec<i16>)>) -> Option<Cut> {
+    let (start_ms, samples) = speech.take()?;
+    Some(Cut::Utterance(Utterance { start_ms, samples }))
 }
 
 #[cfg(test)]
