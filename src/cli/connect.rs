@@ -37,6 +37,7 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         livekit: Some(livekit),
         agent: Some(agent),
         providers: Some(providers),
+        prices,
         ..
     } = setup
     else {
@@ -63,7 +64,7 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         }
     };
     let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
-        Ok(runtime) => runtime.recorded(&config).with_turn_model(&config.state_dir),
+        Ok(runtime) => runtime.priced(prices).recorded(&config).with_turn_model(&config.state_dir),
         Err(problem) => {
             fail(&problem);
             return Exit::Usage;

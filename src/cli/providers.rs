@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::{
     config::{
-        Agent,
+        Agent, Prices,
         agent::{LlmSettings, Streaming, SttSettings, ToolSettings, VoiceSettings},
         env::{Endpoint, Providers as Endpoints, references},
     },
@@ -55,6 +55,7 @@ pub struct Assembly {
     tools: Vec<Tool>,
     builtins: Vec<String>,
     filler: String,
+    prices: Prices,
 }
 
 impl Assembly {
@@ -76,7 +77,24 @@ impl Assembly {
             tools: tools.collect::<Result<_, _>>()?,
             builtins: agent.builtin_tools.clone(),
             filler: agent.tool_filler.clone(),
+            prices: Prices::default(),
         })
+    }
+
+    /// With these prices instead of those compiled in.
+    #[must_use]
+    pub fn priced(self, prices: Prices) -> Self {
+        Self { prices, ..self }
+    }
+
+    /// Opens connections ahead of a session that is about to begin.
+    pub async fn prewarm(&self) {
+        let speaking = async {
+            if let Some((chain, voice)) = &self.speaking {
+                futures_util::join!(chain.prewarm(), voice.prewarm());
+            }
+        };
+        futures_util::join!(self.stt.prewarm(), speaking);
     }
 
     /// The providers of one session, with its own tools and its own memory of their results.
@@ -92,7 +110,7 @@ impl Assembly {
             };
             (llm, voice)
         });
-        Providers { stt: self.stt.clone(), speaking, room }
+        Providers { stt: self.stt.clone(), speaking, room, prices: self.prices.clone() }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     },
     clock,
     config::{
-        Agent, RoomContext,
+        Agent, Prices, RoomContext,
         agent::VadKind,
         env::{Config, FlightMode, Providers as Endpoints},
     },
@@ -64,6 +64,13 @@ impl AgentRuntime {
             turn_model: None,
             flight: None,
         })
+    }
+
+    /// With these prices instead of those compiled in.
+    #[must_use]
+    pub fn priced(mut self, prices: Prices) -> Self {
+        self.assembly = self.assembly.priced(prices);
+        self
     }
 
     /// Records each session as the process's settings say.

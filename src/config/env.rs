@@ -172,6 +172,8 @@ pub struct Config {
     /// Jobs at the same time, if the load allows that many.
     pub max_jobs: usize,
     pub flight: FlightMode,
+    /// A file of prices of one's own.
+    pub prices: Option<PathBuf>,
     /// How long a drain lets calls go on.
     pub drain_timeout: Duration,
     /// A tracing filter, such as `info` or `antiphon=debug`; None: what an operator wants to see.
@@ -279,6 +281,7 @@ impl Config {
                     _ => None,
                 })
                 .unwrap_or_default(),
+            prices: r.text(&names::PRICES).map(PathBuf::from),
             state_dir,
             warnings: unknown_variables(&sources.vars),
         };

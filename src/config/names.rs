@@ -82,11 +82,12 @@ pub const LOAD: Setting = both("ANTIPHON_LOAD", "load");
 pub const MAX_JOBS: Setting = both("ANTIPHON_MAX_JOBS", "max_jobs");
 pub const DRAIN_TIMEOUT_S: Setting = both("ANTIPHON_DRAIN_TIMEOUT_S", "drain_timeout_s");
 pub const FLIGHT: Setting = both("ANTIPHON_FLIGHT", "flight");
+pub const PRICES: Setting = both("ANTIPHON_PRICES", "prices");
 pub const LOG: Setting = all("ANTIPHON_LOG", "log", "--log");
 pub const LOG_FORMAT: Setting = all("ANTIPHON_LOG_FORMAT", "log_format", "--log-format");
 
 /// Every setting of the process.
-pub const ALL: [&Setting; 55] = [
+pub const ALL: [&Setting; 56] = [
     &CONFIG,
     &AGENTS_DIR,
     &AGENT,
@@ -140,6 +141,7 @@ pub const ALL: [&Setting; 55] = [
     &MAX_JOBS,
     &DRAIN_TIMEOUT_S,
     &FLIGHT,
+    &PRICES,
     &LOG,
     &LOG_FORMAT,
 ];

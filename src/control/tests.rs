@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::{Config, control::ControlSettings},
     session::command::Usage,
+    telemetry::usage::Used,
     transcript::{
         reporter::{DEFAULT_OUTBOX_CAP, Reporter, ReporterConfig, SessionInfo},
         segment::{Segment, SpeakerKind},
@@ -550,6 +551,8 @@ async fn the_openapi_document_has_every_route_and_every_route_is_served() {
         "GET /api/sessions/{id}/transcripts/export",
         "GET /api/sessions/{id}/transcripts/live",
         "GET /api/sessions/{id}/transcripts/socket",
+        "GET /api/sessions/{id}/usage",
+        "GET /api/usage",
         "GET /api/voice-sessions",
         "GET /api/voice-sessions/{room}",
         "GET /docs",
@@ -694,7 +697,12 @@ async fn a_worker_reports_a_call_through_its_outbox() {
     segment.is_final = true;
     session.final_segment(&segment).await.unwrap();
     session.state("thinking");
-    session.usage(Usage::Stt { audio_ms: 900 }, "deepgram", "nova-3");
+    session.usage(Used {
+        usage: Usage::Stt { link: 0, audio_ms: 900 },
+        provider: "deepgram",
+        model: "nova-3",
+        cost: Some(115_500),
+    });
     session.close().await;
     assert!(reporter.flush(LIMIT).await);
 
@@ -704,6 +712,16 @@ async fn a_worker_reports_a_call_through_its_outbox() {
     let (_, page) = control.get(&format!("/api/sessions/{id}/transcripts")).await;
     let row = &page["transcripts"][0];
     assert_eq!((&row["content"], &row["timestampMs"]), (&json!("Book a table."), &json!(1_500)));
+    let used = json!({
+        "usage": [{
+            "service": "stt", "provider": "deepgram", "model": "nova-3", "audioMs": 900,
+            "costNanoUsd": 115_500
+        }],
+        "costUsd": 0.000_116
+    });
+    assert_eq!(control.get(&format!("/api/sessions/{id}/usage")).await.1, used);
+    assert_eq!(control.get("/api/usage?from=1").await.1, used);
+    assert_eq!(control.get("/api/usage?to=1").await.1, json!({"usage": [], "costUsd": 0.0}));
     let mut listener = control.listen(&id, Some("0")).await;
     let heard = listener.hear(4).await.join(" ");
     assert!(heard.starts_with("final:Book a table. state:thinking usage:"), "{heard}");

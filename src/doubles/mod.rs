@@ -103,6 +103,7 @@ impl Context {
 pub struct Doubles {
     address: SocketAddr,
     context: Context,
+    accepted: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -123,7 +124,10 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
         .nest("/v2", deepgram::flux_router(script.flux, &context))
         .nest("/v3", deepgram::assemblyai_router(script.assemblyai, &context))
         .nest("/v1beta", gemini::router(script.gemini, &context));
-    let listener = listener.tap_io(|stream| {
+    let accepted = Arc::new(AtomicU64::new(0));
+    let count = accepted.clone();
+    let listener = listener.tap_io(move |stream| {
+        count.fetch_add(1, Ordering::Relaxed);
         // Nagle's algorithm would add up to 40 ms to a measured latency.
         let _ = stream.set_nodelay(true);
     });
@@ -137,7 +141,7 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
             _ = serving => {}
         }
     });
-    Ok(Doubles { address, context, task })
+    Ok(Doubles { address, context, accepted, task })
 }
 
 impl Doubles {
@@ -148,6 +152,11 @@ impl Doubles {
 
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many TCP connections were opened so far, to all doubles together.
+    pub fn connections(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// What was received so far.

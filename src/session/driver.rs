@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use crate::{
     audio::{smart_turn::SmartTurn, vad::VadConfig},
     clock,
+    config::Prices,
     flight::{FlightConfig, Recorded},
     llm::{GenerateRequest, Llm, LlmError, LlmEvent},
     room::{
@@ -30,6 +31,7 @@ use crate::{
         command::{Command, Usage},
         input::{
             GenerationId, Input, ParticipantEvent, PlayoutEvent, SpeakerId, SttInput, TtsInput,
+            VadEvent,
         },
         machine::SessionIds,
         ports::{Microphone, RoomEvent, Shown, Voice},
@@ -37,6 +39,7 @@ use crate::{
         state::CloseReason,
     },
     stt::{Stt, SttControl, SttEvent, SttStream},
+    telemetry::usage::Used,
     tools::builtin::RoomHandle,
     tts::{SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent},
 };
@@ -54,16 +57,19 @@ pub struct Providers {
     pub speaking: Option<(Arc<dyn Llm>, Arc<dyn Tts>)>,
     /// By which tools act on the session; bound by whoever holds its events' sender.
     pub room: RoomHandle,
+    pub prices: Prices,
 }
 
 impl Providers {
-    /// Provider and model that something was used of.
-    pub fn of(&self, usage: &Usage) -> (&str, &str) {
-        match (usage, &self.speaking) {
-            (Usage::Llm { .. }, Some((llm, _))) => (llm.provider(), llm.model()),
-            (Usage::Tts { .. }, Some((_, tts))) => (tts.provider(), tts.model()),
-            _ => (self.stt.provider(), self.stt.model()),
-        }
+    /// Whose it was that was used, and what it costs.
+    pub fn used(&self, usage: Usage) -> Used<'_> {
+        let (provider, model) = match (usage, &self.speaking) {
+            (Usage::Llm { link, .. }, Some((llm, _))) => llm.name_of(link),
+            (Usage::Tts { link, .. }, Some((_, tts))) => tts.name_of(link),
+            (Usage::Stt { link, .. }, _) => self.stt.name_of(link),
+            (Usage::Llm { .. } | Usage::Tts { .. }, None) => ("", ""),
+        };
+        Used { usage, provider, model, cost: self.prices.cost(provider, model, usage) }
     }
 }
 
@@ -113,6 +119,7 @@ struct Generation {
 #[derive(Debug)]
 struct Speaking {
     llm: Arc<dyn Llm>,
+    voice: Arc<dyn Tts>,
     tts: mpsc::Sender<TtsCommand>,
     tts_rate: u32,
     /// `None` once the connection's task is gone.
@@ -171,6 +178,7 @@ impl Driver {
             tokio::spawn(async move { warm.prewarm().await });
             Speaking {
                 llm,
+                voice: tts,
                 tts: commands,
                 tts_rate: rate,
                 tts_events: Some(tts_events),
@@ -272,6 +280,9 @@ impl Driver {
                 }
             }
             Wake::Heard(speaker, heard) => {
+                if matches!(heard, Heard::Vad(VadEvent::Started { .. })) {
+                    self.stay_warm();
+                }
                 let input = match heard {
                     Heard::Vad(event) => Input::Vad { speaker, event },
                     Heard::TurnEnd(probability) => Input::TurnEnd { speaker, probability },
@@ -358,7 +369,7 @@ impl Driver {
             SttEvent::Interim(transcript) => SttInput::Interim(transcript),
             SttEvent::Final(transcript) => SttInput::Final(transcript),
             SttEvent::EndOfTurn => SttInput::EndOfTurn,
-            SttEvent::Usage { audio_ms } => SttInput::Usage { audio_ms },
+            SttEvent::Usage { link, audio_ms } => SttInput::Usage { link, audio_ms },
             SttEvent::Lost { reason, retry_in } => {
                 warn!(reason, retry_in_ms = retry_in.as_millis() as u64, "speech recognition lost");
                 SttInput::Lost
@@ -395,7 +406,9 @@ impl Driver {
                 send(&speaking.playout, PlayoutCommand::Finish { id });
                 (id, TtsInput::Error(error))
             }
-            TtsEvent::Usage { characters } => (SpeechId(0), TtsInput::Usage { characters }),
+            TtsEvent::Usage { link, characters } => {
+                (SpeechId(0), TtsInput::Usage { link, characters })
+            }
         };
         self.session.handle_input(Input::Tts { id, event }, now);
     }
@@ -481,7 +494,7 @@ impl Driver {
                     if self.generation.as_ref().is_some_and(|current| current.id == id)
                         && let Some(generation) = self.generation.take()
                     {
-                        generation.cancel.cancel();
+                        self.cut_short(generation);
                     }
                 }
                 Command::FinalizeStt { speaker } => {
@@ -529,6 +542,16 @@ impl Driver {
         }
     }
 
+    /// While the user speaks there is time for what the answer must not wait for.
+    fn stay_warm(&self) {
+        if let Some(Speaking { llm, voice, .. }) = &self.speaking {
+            let (llm, voice) = (llm.clone(), voice.clone());
+            tokio::spawn(async move {
+                futures_util::join!(llm.prewarm(), voice.stay_warm());
+            });
+        }
+    }
+
     fn generate(&mut self, id: GenerationId, request: GenerateRequest) {
         let Some(speaking) = &self.speaking else { return };
         let (sender, events) = mpsc::channel(QUEUE);
@@ -536,8 +559,21 @@ impl Driver {
         let (llm, token) = (speaking.llm.clone(), cancel.clone());
         tokio::spawn(async move { llm.generate(request, sender, token).await });
         if let Some(earlier) = self.generation.replace(Generation { id, events, cancel }) {
-            earlier.cancel.cancel();
+            self.cut_short(earlier);
         }
+    }
+
+    /// Cancels an answer. What it has used is told all the same, at the latest after its end.
+    fn cut_short(&self, mut generation: Generation) {
+        generation.cancel.cancel();
+        let shown = self.shown.clone();
+        tokio::spawn(async move {
+            while let Some(event) = generation.events.recv().await {
+                if let Some(usage) = Usage::of(&event) {
+                    let _ = shown.send(Shown::Usage(usage)).await;
+                }
+            }
+        });
     }
 
     fn say(&mut self, id: SpeechId, command: TtsCommand) {
@@ -574,8 +610,8 @@ impl Driver {
 
     fn end(mut self) {
         self.session.end(clock::now());
-        if let Some(generation) = self.generation {
-            generation.cancel.cancel();
+        if let Some(generation) = self.generation.take() {
+            self.cut_short(generation);
         }
         for speaker in self.speakers.into_values() {
             if let Some(hearing) = speaker.hearing {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Toolbox;
 use crate::llm::{
     GenerateRequest, Llm, LlmError, LlmEvent,
-    chain::{Chain, Told},
+    chain::{Chain, Told, tell_all},
     model::{Ask, Turn},
 };
 
@@ -136,6 +136,10 @@ impl Llm for Handy {
         Llm::model(&self.chain)
     }
 
+    fn name_of(&self, link: u8) -> (&str, &str) {
+        self.chain.name_of(link)
+    }
+
     async fn prewarm(&self) {
         self.chain.prewarm().await;
     }
@@ -152,12 +156,9 @@ impl Llm for Handy {
             drop(sender);
             answer
         };
-        let outcome = tokio::select! {
-            biased;
-            // Dropping it frees the connection and ends the calls, but those that outlive it.
-            () = cancel.cancelled() => return,
-            (outcome, ()) = async { tokio::join!(answering, crate::llm::chain::forward(told, &events)) } => outcome,
-        };
+        // Dropping it frees the connection and ends the calls, but those that outlive it.
+        let outcome = tell_all(answering, told, &events, &cancel).await;
+        let Some(outcome) = outcome else { return };
         let last = outcome.map_or_else(LlmEvent::Error, |()| LlmEvent::End);
         let _ = events.send(last).await;
     }

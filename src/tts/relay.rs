@@ -11,6 +11,7 @@ mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use metrics::counter;
 use tokio::{
     sync::mpsc,
@@ -67,8 +68,22 @@ impl Tts for Relay {
         self.runners.first().map_or("", |runner| runner.voice.model())
     }
 
+    fn name_of(&self, link: u8) -> (&str, &str) {
+        let named = self.runners.get(usize::from(link)).or_else(|| self.runners.first());
+        named.map_or(("", ""), |runner| (runner.voice.provider(), runner.voice.model()))
+    }
+
     fn sample_rate(&self) -> u32 {
         self.rate
+    }
+
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        // The others are connected when they are needed.
+        self.runners[0].voice.prewarm()
+    }
+
+    fn stay_warm(&self) -> BoxFuture<'_, ()> {
+        self.runners[0].voice.stay_warm()
     }
 
     fn connect(&self, events: mpsc::Sender<TtsEvent>) -> TtsConnection {

@@ -506,7 +506,7 @@ impl Machine {
     fn count_usage(&mut self, at: usize) {
         let characters = std::mem::take(&mut self.speeches[at].characters);
         if characters > 0 {
-            self.events.push_back(TtsEvent::Usage { characters });
+            self.events.push_back(TtsEvent::Usage { link: 0, characters });
         }
     }
 

@@ -11,6 +11,7 @@ pub mod voices;
 
 use std::{pin::Pin, time::Duration};
 
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::mpsc;
 use url::Url;
@@ -22,7 +23,7 @@ use self::{
 use crate::{
     clock,
     net::{
-        random_fraction,
+        dial, random_fraction,
         url::BaseUrlError,
         ws::{self, ConnectError, Connection, Frame, Limits},
     },
@@ -181,6 +182,10 @@ impl Tts for ElevenLabs {
 
     fn sample_rate(&self) -> u32 {
         self.settings.sample_rate
+    }
+
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        Box::pin(dial::prepare(&self.socket))
     }
 
     fn connect(&self, events: mpsc::Sender<TtsEvent>) -> TtsConnection {

@@ -156,7 +156,7 @@ impl Bench {
                 }
                 TtsEvent::End { id } => format!("{} end", id.0),
                 TtsEvent::Error { id, error } => format!("{} error {error}", id.0),
-                TtsEvent::Usage { characters } => format!("usage {characters}"),
+                TtsEvent::Usage { characters, .. } => format!("usage {characters}"),
             })
             .collect()
     }
