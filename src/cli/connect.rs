@@ -64,7 +64,10 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         }
     };
     let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
-        Ok(runtime) => runtime.priced(prices).recorded(&config).with_turn_model(&config.state_dir),
+        Ok(runtime) => {
+            let runtime = runtime.priced(prices).with_phrases(&config).recorded(&config);
+            runtime.with_turn_model(&config.state_dir)
+        }
         Err(problem) => {
             fail(&problem);
             return Exit::Usage;

@@ -36,8 +36,10 @@ use crate::{
     },
     tts::{
         Tts,
+        cache::{Cached, Phrases, disk::Disk},
         elevenlabs::{
-            ElevenLabs, ElevenLabsConfig, proto::VoiceSettings as ElevenLabsVoiceSettings,
+            ElevenLabs, ElevenLabsConfig,
+            proto::{DictionaryLocator, VoiceSettings as ElevenLabsVoiceSettings},
         },
         openai::{OpenAiTts, OpenAiTtsConfig},
         relay::Relay,
@@ -56,6 +58,16 @@ pub struct Assembly {
     builtins: Vec<String>,
     filler: String,
     prices: Prices,
+    often: Option<Often>,
+}
+
+/// What the agent says again and again, and the voice that says it.
+#[derive(Debug, Clone)]
+struct Often {
+    voice: Arc<dyn Tts>,
+    /// Names the voice and all its settings.
+    key: String,
+    texts: Vec<String>,
 }
 
 impl Assembly {
@@ -64,11 +76,12 @@ impl Assembly {
     pub fn new(agent: &Agent, endpoints: Endpoints) -> Result<Self, String> {
         let secrets = endpoints.tool_secrets;
         let stt = recogniser(agent, endpoints.stt)?;
-        let speaking = if agent.transcribe_only() {
-            None
+        let (speaking, often) = if agent.transcribe_only() {
+            (None, None)
         } else {
             let chain = models(agent, endpoints.llm, endpoints.llm_small)?;
-            Some((chain, voices(agent, endpoints.tts)?))
+            let (voice, often) = voices(agent, endpoints.tts)?;
+            (Some((chain, voice)), Some(often))
         };
         let tools = agent.tools.iter().map(|settings| tool(settings, &secrets));
         Ok(Self {
@@ -78,7 +91,21 @@ impl Assembly {
             builtins: agent.builtin_tools.clone(),
             filler: agent.tool_filler.clone(),
             prices: Prices::default(),
+            often,
         })
+    }
+
+    /// Keeps what the agent often says on `disk`, ready to be heard. Must be called inside a tokio
+    /// runtime.
+    #[must_use]
+    pub fn keeping(mut self, disk: Disk) -> Self {
+        if let (Some((_, voice)), Some(often)) = (&mut self.speaking, self.often.take()) {
+            let Often { voice: first, key, texts } = often;
+            let phrases = Phrases::new(first, key, texts, Some(disk));
+            phrases.fetch();
+            *voice = Arc::new(Cached::new(voice.clone(), phrases));
+        }
+        self
     }
 
     /// With these prices instead of those compiled in.
@@ -209,7 +236,7 @@ pub(super) fn model(settings: &LlmSettings, at: Endpoint) -> Result<Arc<dyn Mode
     made.map_err(|error| format!("{}: {error}", settings.provider))
 }
 
-fn voices(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<Arc<dyn Tts>, String> {
+fn voices(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<(Arc<dyn Tts>, Often), String> {
     let last = agent.voice.fallback.len();
     let limit = agent.voice.first_audio_timeout;
     let voices = agent
@@ -219,7 +246,22 @@ fn voices(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<Arc<dyn Tts>, Strin
         .enumerate()
         .map(|(nth, (settings, at))| voice(settings, at, nth == last, limit));
     let voices: Vec<Arc<dyn Tts>> = voices.collect::<Result<_, _>>()?;
-    Ok(Arc::new(Relay::new(voices).ok_or_else(none)?))
+    let relay = |voices| {
+        let relay = Relay::new(voices).ok_or_else(none)?;
+        Ok::<_, String>(Arc::new(relay.with_pronunciations(agent.voice.pronunciations.clone())))
+    };
+    let first: Vec<Arc<dyn Tts>> = voices.first().cloned().into_iter().collect();
+    let alone = VoiceSettings { fallback: Vec::new(), ..agent.voice.clone() };
+    let greeting = agent.greeting.as_ref().map(|greeting| greeting.text.clone());
+    let others = [agent.farewell.clone(), agent.away_prompt.clone()];
+    let always = [agent.apology.clone(), agent.tool_filler.clone()];
+    let often = Often {
+        voice: relay(first)?,
+        // Another form in another version is only spoken anew.
+        key: format!("{alone:?}"),
+        texts: greeting.into_iter().chain(others.into_iter().flatten()).chain(always).collect(),
+    };
+    Ok((relay(voices)?, often))
 }
 
 /// Two tries of the last voice, or one of a voice before it, must fit into the session's limit for
@@ -257,6 +299,14 @@ pub(super) fn voice(
             similarity_boost: settings.similarity_boost,
             ..ElevenLabsVoiceSettings::default()
         },
+        dictionaries: settings
+            .dictionaries
+            .iter()
+            .map(|(id, version)| DictionaryLocator {
+                pronunciation_dictionary_id: id.clone(),
+                version_id: version.clone(),
+            })
+            .collect(),
         language: settings.language.clone(),
         multi: settings.streaming == Streaming::Multi,
         auto_mode: settings.auto_mode,

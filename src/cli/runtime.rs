@@ -22,6 +22,7 @@ use crate::{
         settings::Detection,
     },
     transcript::reporter::{Reporter, SessionInfo, SessionReporter},
+    tts::cache::disk::Disk,
 };
 
 /// Longest flight: many hours of a call.
@@ -70,6 +71,18 @@ impl AgentRuntime {
     #[must_use]
     pub fn priced(mut self, prices: Prices) -> Self {
         self.assembly = self.assembly.priced(prices);
+        self
+    }
+
+    /// Keeps what the agent often says where the process's settings say. Must be called inside a
+    /// tokio runtime.
+    #[must_use]
+    pub fn with_phrases(mut self, config: &Config) -> Self {
+        if config.voice_cache_mb > 0 {
+            let cap = config.voice_cache_mb * 1_000_000;
+            let disk = Disk::new(config.state_dir.join("phrases"), cap);
+            self.assembly = self.assembly.keeping(disk);
+        }
         self
     }
 

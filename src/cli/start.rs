@@ -147,7 +147,7 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
     };
     let runtime = match AgentRuntime::new(agent, providers, reporter.clone()) {
         Ok(runtime) => {
-            let runtime = runtime.priced(prices).recorded(&config);
+            let runtime = runtime.priced(prices).with_phrases(&config).recorded(&config);
             let runtime = runtime.with_turn_model(&config.state_dir);
             AgentRuntime { recorder, ..runtime }
         }

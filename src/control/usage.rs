@@ -2,7 +2,7 @@
 
 use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::{
     app::App,
@@ -93,7 +93,7 @@ pub async fn of_session(
     Ok(Json(rows.into()))
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UsageParams {
     /// Sessions that began at this time or later, in ms since the Unix epoch.

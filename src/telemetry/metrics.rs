@@ -35,6 +35,7 @@ pub const LLM_TOKENS_TOTAL: &str = "antiphon_llm_tokens_total";
 pub const LLM_ROUTED_TOTAL: &str = "antiphon_llm_routed_total";
 pub const TTS_FIRST_AUDIO_SECONDS: &str = "antiphon_tts_first_audio_seconds";
 pub const TTS_CHARACTERS_TOTAL: &str = "antiphon_tts_characters_total";
+pub const TTS_CACHED_TOTAL: &str = "antiphon_tts_cached_total";
 /// Labels `provider` and `model`.
 pub const COST_NANO_USD_TOTAL: &str = "antiphon_cost_nano_usd_total";
 /// Labels `part` (stt, llm, tts) and `provider`.
@@ -115,6 +116,7 @@ const TABLE: &[(Kind, &str, Unit, &str)] = &[
         "From the first text sent to speech synthesis to its first audio",
     ),
     (Counter, TTS_CHARACTERS_TOTAL, Unit::Count, "Characters sent to speech synthesis"),
+    (Counter, TTS_CACHED_TOTAL, Unit::Count, "Speeches that began with a phrase spoken before"),
     (
         Counter,
         COST_NANO_USD_TOTAL,

@@ -1,5 +1,6 @@
 //! Text to speech: what every provider is to the rest of antiphon.
 
+pub mod cache;
 pub mod chunker;
 pub mod elevenlabs;
 pub mod openai;

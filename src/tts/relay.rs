@@ -19,7 +19,10 @@ use tokio::{
 };
 
 use self::baton::{Action, Baton};
-use super::{SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent, spoken::Spoken};
+use super::{
+    SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent,
+    spoken::{Pronunciations, Spoken},
+};
 use crate::{
     audio::resample::Resampler,
     clock,
@@ -48,6 +51,7 @@ struct Runner {
 pub struct Relay {
     runners: Arc<[Runner]>,
     rate: u32,
+    pronunciations: Arc<Pronunciations>,
 }
 
 impl Relay {
@@ -55,7 +59,13 @@ impl Relay {
     pub fn new(voices: Vec<Arc<dyn Tts>>) -> Option<Self> {
         let rate = voices.first()?.sample_rate();
         let runners = voices.into_iter().map(|voice| Runner { voice, health: Arc::default() });
-        Some(Self { runners: runners.collect(), rate })
+        Some(Self { runners: runners.collect(), rate, pronunciations: Arc::default() })
+    }
+
+    /// Whoever speaks says these words so.
+    #[must_use]
+    pub fn with_pronunciations(self, pronunciations: Pronunciations) -> Self {
+        Self { pronunciations: Arc::new(pronunciations), ..self }
     }
 }
 
@@ -161,7 +171,8 @@ impl Driver {
     fn on_command(&mut self, command: TtsCommand) {
         match command {
             TtsCommand::Speak { id, text } => {
-                let filter = self.filters.entry(id).or_default();
+                let words = &self.relay.pronunciations;
+                let filter = self.filters.entry(id).or_insert_with(|| Spoken::new(words.clone()));
                 let text = filter.push(&text);
                 self.speak(id, text);
             }
