@@ -142,19 +142,12 @@ fn read_one(table: &Reader<'_>) -> Option<Price> {
         Some((price * 1e6).round() / 1e6)
     };
     let (provider, model) = (text("provider"), text("model"));
-    let price = Price {
-        provider: provider?,
-        model: model?,
-        input: dollars("input"),
-        cached: dollars("cached"),
-        output: dollars("output"),
-        characters: dollars("characters"),
-        minute: dollars("minute"),
-        date: table.text("date").unwrap_or_default(),
-        source: table.text("source").unwrap_or_default(),
-    };
+    let [input, cached, output] = ["input", "cached", "output"].map(dollars);
+    let [characters, minute] = ["characters", "minute"].map(dollars);
+    let [date, source] = ["date", "source"].map(|key| table.text(key).unwrap_or_default());
     table.finish(|_| None);
-    Some(price)
+    let (provider, model) = (provider?, model?);
+    Some(Price { provider, model, input, cached, output, characters, minute, date, source })
 }
 
 #[cfg(test)]
