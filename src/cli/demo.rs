@@ -73,7 +73,7 @@ pub struct DemoArgs {
 }
 
 pub async fn run(setup: Setup, args: DemoArgs) -> Exit {
-    match demo(setup, args).await {
+    match Box::pin(demo(setup, args)).await {
         Ok(exit) | Err(exit) => exit,
     }
 }

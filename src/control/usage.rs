@@ -27,7 +27,7 @@ const MAX_TIME: i64 = 253_402_300_800_000;
         "service": "llm", "provider": "openai", "model": "gpt-4o-mini", "inputTokens": 1832,
         "cachedTokens": 1024, "outputTokens": 89, "costNanoUsd": 251_400
     }],
-    "costUsd": 0.000252
+    "costUsd": 0.000_252
 }))]
 pub struct UsageReport {
     /// By service, provider and model; as the workers have told so far, about once a minute and at

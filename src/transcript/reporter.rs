@@ -173,7 +173,7 @@ pub struct SessionReporter {
 struct Kept {
     totals: Totals,
     is_new: bool,
-    kept: Option<Instant>,
+    written: Option<Instant>,
 }
 
 impl SessionReporter {
@@ -224,12 +224,12 @@ impl SessionReporter {
         let item = {
             let mut usage = self.usage.lock();
             let now = crate::clock::now();
-            let is_due = is_last || usage.kept.is_none_or(|at| now >= at + TOTALS_EVERY);
+            let is_due = is_last || usage.written.is_none_or(|at| now >= at + TOTALS_EVERY);
             if !usage.is_new || !is_due {
                 return;
             }
             usage.is_new = false;
-            usage.kept = Some(now);
+            usage.written = Some(now);
             Item::Totals { usage: usage.totals.rows().to_vec() }
         };
         if let Err(error) = self.append(&item).await {

@@ -175,15 +175,14 @@ impl Phrases {
                 Some(disk) => disk.load(&self.0.key, &text).await,
                 None => None,
             };
-            let phrase = match kept {
-                Some(phrase) => phrase,
-                None => {
-                    let phrase = self.speak(&text).await?;
-                    if let Some(disk) = disk {
-                        disk.keep(&self.0.key, &text, phrase.clone()).await;
-                    }
-                    phrase
+            let phrase = if let Some(phrase) = kept {
+                phrase
+            } else {
+                let phrase = self.speak(&text).await?;
+                if let Some(disk) = disk {
+                    disk.keep(&self.0.key, &text, phrase.clone()).await;
                 }
+                phrase
             };
             self.0.known.lock().put(&text, Arc::new(phrase));
         }

@@ -1,6 +1,7 @@
 //! Phrases on disk: a file each, named by a hash of voice and text, the least used gone first.
 
 use std::{
+    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -81,8 +82,10 @@ impl Disk {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
-        let name: String =
-            hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut name = String::with_capacity(64);
+        for byte in hash.finish().as_ref() {
+            let _ = write!(name, "{byte:02x}");
+        }
         self.folder.join(name).with_extension("phrase")
     }
 
