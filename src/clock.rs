@@ -12,6 +12,12 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// Wall-clock time, for what carries times of its own, such as files.
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this is the door")]
+pub fn system() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Wall-clock time in ms since the Unix epoch.
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
 pub fn unix_ms() -> i64 {

@@ -39,6 +39,7 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         livekit: Some(livekit),
         agent: Some(agent),
         providers: Some(providers),
+        prices,
         ..
     } = setup
     else {
@@ -66,7 +67,8 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
     };
     let (runtime, _scribe) = match AgentRuntime::new(agent, providers, reporter.clone()) {
         Ok(runtime) => {
-            let runtime = runtime.recorded(&config).with_turn_model(&config.state_dir);
+            let runtime = runtime.priced(prices).with_phrases(&config).recorded(&config);
+            let runtime = runtime.with_turn_model(&config.state_dir);
             runtime.keeping_late(&config.state_dir).await
         }
         Err(problem) => {

@@ -151,6 +151,7 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
     ));
 
     let (room_sender, room_events) = mpsc::channel(64);
+    let priced = providers.clone();
     providers.room.bind(&room_sender);
     let (shown_sender, shown) = mpsc::channel(1_024);
     let voice: Box<dyn Voice> = Box::new(SourceVoice::new(voice));
@@ -165,6 +166,9 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
             if let Shown::Transcript(segment) = shown {
                 stage::report(&transcripts, segment).await;
             }
+            if let Shown::Usage(usage) = shown {
+                transcripts.usage(priced.used(*usage));
+            }
             report.take(at_ms, shown);
             live.show(at_ms, shown);
         });
@@ -172,6 +176,7 @@ async fn demo(mut setup: Setup, args: DemoArgs) -> Result<Exit, Exit> {
         () = conversation => false,
         () = stop_signal.cancelled() => true,
     };
+    report.price(&transcripts.used());
     agent.abort();
     hung_up.cancel();
     hearing.abort();

@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::{
     config::{
-        Agent,
+        Agent, Prices,
         agent::{
             LlmSettings, McpReach, McpSettings, Streaming, SttSettings, ToolSettings, VoiceSettings,
         },
@@ -45,8 +45,10 @@ use crate::{
     },
     tts::{
         Tts,
+        cache::{Cached, Phrases, disk::Disk},
         elevenlabs::{
-            ElevenLabs, ElevenLabsConfig, proto::VoiceSettings as ElevenLabsVoiceSettings,
+            ElevenLabs, ElevenLabsConfig,
+            proto::{DictionaryLocator, VoiceSettings as ElevenLabsVoiceSettings},
         },
         openai::{OpenAiTts, OpenAiTtsConfig},
         relay::Relay,
@@ -65,6 +67,17 @@ pub struct Assembly {
     builtins: Builtins,
     servers: Arc<[McpServer]>,
     filler: String,
+    prices: Prices,
+    often: Option<Often>,
+}
+
+/// What the agent says again and again, and the voice that says it.
+#[derive(Debug, Clone)]
+struct Often {
+    voice: Arc<dyn Tts>,
+    /// Names the voice and all its settings.
+    key: String,
+    texts: Vec<String>,
 }
 
 impl Assembly {
@@ -75,11 +88,12 @@ impl Assembly {
     pub fn new(agent: &Agent, endpoints: Endpoints) -> Result<Self, String> {
         let (secrets, inherited) = (endpoints.tool_secrets, endpoints.inherited);
         let stt = recogniser(agent, endpoints.stt)?;
-        let speaking = if agent.transcribe_only() {
-            None
+        let (speaking, often) = if agent.transcribe_only() {
+            (None, None)
         } else {
             let chain = models(agent, endpoints.llm, endpoints.llm_small)?;
-            Some((chain, voices(agent, endpoints.tts)?))
+            let (voice, often) = voices(agent, endpoints.tts)?;
+            (Some((chain, voice)), Some(often))
         };
         let tools = agent.tools.iter().map(|settings| tool(settings, &secrets));
         let knowledge = agent.knowledge.as_deref().map(Index::read).transpose();
@@ -100,11 +114,46 @@ impl Assembly {
                 .map(|settings| McpServer::start(server(settings, &secrets, &inherited)))
                 .collect(),
             filler: agent.tool_filler.clone(),
+            prices: Prices::default(),
+            often,
         })
     }
 
     pub const fn recognisers(&self) -> &SttRelay {
         &self.stt
+    }
+
+    /// Keeps what the agent often says on `disk`, ready to be heard. Must be called inside a tokio
+    /// runtime.
+    #[must_use]
+    pub fn keeping(mut self, disk: Disk) -> Self {
+        if let (Some((_, voice)), Some(often)) = (&mut self.speaking, self.often.take()) {
+            let Often { voice: first, key, texts } = often;
+            let phrases = Phrases::new(first, key, texts, Some(disk));
+            phrases.fetch();
+            *voice = Arc::new(Cached::new(voice.clone(), phrases));
+        }
+        self
+    }
+
+    pub const fn prices(&self) -> &Prices {
+        &self.prices
+    }
+
+    /// With these prices instead of those compiled in.
+    #[must_use]
+    pub fn priced(self, prices: Prices) -> Self {
+        Self { prices, ..self }
+    }
+
+    /// Opens connections ahead of a session that is about to begin.
+    pub async fn prewarm(&self) {
+        let speaking = async {
+            if let Some((chain, voice)) = &self.speaking {
+                futures_util::join!(chain.prewarm(), voice.prewarm());
+            }
+        };
+        futures_util::join!(self.stt.prewarm(), speaking);
     }
 
     /// The providers of one session, with its own tools and its own memory of their results.
@@ -120,7 +169,7 @@ impl Assembly {
             };
             (llm, voice)
         });
-        Providers { stt: Arc::new(self.stt.clone()), speaking, room }
+        Providers { stt: Arc::new(self.stt.clone()), speaking, room, prices: self.prices.clone() }
     }
 }
 
@@ -252,7 +301,7 @@ pub(super) fn model(settings: &LlmSettings, at: Endpoint) -> Result<Arc<dyn Mode
     made.map_err(|error| format!("{}: {error}", settings.provider))
 }
 
-fn voices(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<Arc<dyn Tts>, String> {
+fn voices(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<(Arc<dyn Tts>, Often), String> {
     let last = agent.voice.fallback.len();
     let limit = agent.voice.first_audio_timeout;
     let voices = agent
@@ -262,7 +311,22 @@ fn voices(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<Arc<dyn Tts>, Strin
         .enumerate()
         .map(|(nth, (settings, at))| voice(settings, at, nth == last, limit));
     let voices: Vec<Arc<dyn Tts>> = voices.collect::<Result<_, _>>()?;
-    Ok(Arc::new(Relay::new(voices).ok_or_else(none)?))
+    let relay = |voices| {
+        let relay = Relay::new(voices).ok_or_else(none)?;
+        Ok::<_, String>(Arc::new(relay.with_pronunciations(agent.voice.pronunciations.clone())))
+    };
+    let first: Vec<Arc<dyn Tts>> = voices.first().cloned().into_iter().collect();
+    let alone = VoiceSettings { fallback: Vec::new(), ..agent.voice.clone() };
+    let greeting = agent.greeting.as_ref().map(|greeting| greeting.text.clone());
+    let others = [agent.farewell.clone(), agent.away_prompt.clone()];
+    let always = [agent.apology.clone(), agent.tool_filler.clone()];
+    let often = Often {
+        voice: relay(first)?,
+        // Another form in another version is only spoken anew.
+        key: format!("{alone:?}"),
+        texts: greeting.into_iter().chain(others.into_iter().flatten()).chain(always).collect(),
+    };
+    Ok((relay(voices)?, often))
 }
 
 /// Two tries of the last voice, or one of a voice before it, must fit into the session's limit for
@@ -300,6 +364,14 @@ pub(super) fn voice(
             similarity_boost: settings.similarity_boost,
             ..ElevenLabsVoiceSettings::default()
         },
+        dictionaries: settings
+            .dictionaries
+            .iter()
+            .map(|(id, version)| DictionaryLocator {
+                pronunciation_dictionary_id: id.clone(),
+                version_id: version.clone(),
+            })
+            .collect(),
         language: settings.language.clone(),
         multi: settings.streaming == Streaming::Multi,
         auto_mode: settings.auto_mode,

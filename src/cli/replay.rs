@@ -20,6 +20,8 @@ use crate::{
     doubles::{self, Script},
     flight,
     replay::{realtime, report::Report, simulated},
+    session::ports::Shown,
+    telemetry::usage::Totals,
 };
 
 #[derive(Debug, Args)]
@@ -156,16 +158,22 @@ async fn replay(setup: &mut Setup, file: &Path, args: &ReplayArgs) -> Result<(),
             _ => double_endpoints(&agent, &base_url),
         };
         let mut report = Report::new(source, "realtime");
+        let providers = providers(&agent, endpoints)?;
+        let (priced, mut totals) = (providers.clone(), Totals::default());
         let replayed = realtime::run(
             samples.into(),
             driver_config(&agent, "", "agent-replay"),
-            providers(&agent, endpoints)?,
+            providers,
             async |at, shown| {
+                if let Shown::Usage(usage) = shown {
+                    totals.add(priced.used(*usage));
+                }
                 report.take(at, shown);
                 live.show(at, shown);
             },
         )
         .await;
+        report.price(&totals);
         (report, replayed.reply, replayed.reply_rate)
     } else {
         let (settings, _) = agent.settings_for(&RoomContext::default());

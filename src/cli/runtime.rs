@@ -12,7 +12,7 @@ use crate::{
     },
     clock,
     config::{
-        Agent, RoomContext,
+        Agent, Prices, RoomContext,
         agent::VadKind,
         env::{Config, FlightMode, LiveKitAccess, Providers as Endpoints},
     },
@@ -29,6 +29,7 @@ use crate::{
         scribe::Scribe,
     },
     transcript::reporter::{Reporter, SessionInfo, SessionReporter},
+    tts::cache::disk::Disk,
 };
 
 /// Longest flight: many hours of a call.
@@ -79,6 +80,25 @@ impl AgentRuntime {
         })
     }
 
+    /// With these prices instead of those compiled in.
+    #[must_use]
+    pub fn priced(mut self, prices: Prices) -> Self {
+        self.assembly = self.assembly.priced(prices);
+        self
+    }
+
+    /// Keeps what the agent often says where the process's settings say. Must be called inside a
+    /// tokio runtime.
+    #[must_use]
+    pub fn with_phrases(mut self, config: &Config) -> Self {
+        if config.voice_cache_mb > 0 {
+            let cap = config.voice_cache_mb * 1_000_000;
+            let disk = Disk::new(config.state_dir.join("phrases"), cap);
+            self.assembly = self.assembly.keeping(disk);
+        }
+        self
+    }
+
     /// Records each session as the process's settings say.
     #[must_use]
     pub fn recorded(mut self, config: &Config) -> Self {
@@ -114,7 +134,8 @@ impl AgentRuntime {
         match LateQueue::open(state_dir, DEFAULT_CAP).await {
             Ok(queue) => {
                 let relay = self.assembly.recognisers().clone();
-                let scribe = Scribe::start(queue.clone(), relay, self.reporter.clone());
+                let prices = self.assembly.prices().clone();
+                let scribe = Scribe::start(queue.clone(), relay, prices, self.reporter.clone());
                 self.late = Some(queue);
                 (self, Some(scribe))
             }

@@ -72,6 +72,12 @@ impl JobRunner for AgentJobs {
         let _ = ended.leave().await;
         result
     }
+
+    /// While the server chooses a worker and the room is joined, the providers are reached.
+    fn prepare(&self) {
+        let assembly = self.0.assembly.clone();
+        tokio::spawn(async move { assembly.prewarm().await });
+    }
 }
 
 pub async fn run(setup: Setup) -> Exit {
@@ -132,7 +138,7 @@ async fn recorder(config: &Config, reporter: &Reporter) -> Result<Option<Recorde
 
 /// Serves jobs until drained.
 pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
-    let Setup { config, livekit, agent, providers, .. } = setup;
+    let Setup { config, livekit, agent, providers, prices, .. } = setup;
     let (Some(livekit), Some(agent), Some(providers)) = (livekit, agent, providers) else {
         return Exit::Usage;
     };
@@ -142,7 +148,8 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
     };
     let (runtime, scribe) = match AgentRuntime::new(agent, providers, reporter.clone()) {
         Ok(runtime) => {
-            let runtime = runtime.recorded(&config).with_turn_model(&config.state_dir);
+            let runtime = runtime.priced(prices).with_phrases(&config).recorded(&config);
+            let runtime = runtime.with_turn_model(&config.state_dir);
             let livekit = Some(Arc::new(livekit.clone()));
             AgentRuntime { recorder, livekit, ..runtime }.keeping_late(&config.state_dir).await
         }

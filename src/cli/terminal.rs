@@ -78,6 +78,9 @@ impl Live {
             report.interruptions,
             report.apologies
         ));
+        if let Some(cost) = report.usage.cost_usd {
+            self.line(&format!("used for ${cost:.4} at list prices"));
+        }
     }
 
     fn at(&mut self, at_ms: u64, text: &str) {

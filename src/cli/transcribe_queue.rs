@@ -15,7 +15,7 @@ use crate::{
 const FLUSH: Duration = Duration::from_secs(10);
 
 pub async fn run(setup: Setup) -> Exit {
-    let Setup { config, agent: Some(agent), providers: Some(providers), .. } = setup else {
+    let Setup { config, agent: Some(agent), providers: Some(providers), prices, .. } = setup else {
         return Exit::Usage;
     };
     let assembly = match Assembly::new(&agent, providers) {
@@ -36,7 +36,9 @@ pub async fn run(setup: Setup) -> Exit {
         Ok(reporter) => reporter,
         Err(exit) => return exit,
     };
-    let done = Scribe::drain(queue.clone(), assembly.recognisers().clone(), reporter.clone()).await;
+    let done =
+        Scribe::drain(queue.clone(), assembly.recognisers().clone(), prices, reporter.clone())
+            .await;
     reporter.flush(FLUSH).await;
     let left = queue.waiting().await.map_or(0, |(count, _)| count);
     say(&format!("{done} utterances understood, {left} left"));

@@ -14,6 +14,7 @@ use crate::{
     },
     context::routing::Routing,
     session::settings::{Detection, Interruption, Settings},
+    tts::spoken::Pronunciations,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,6 +66,10 @@ pub struct VoiceSettings {
     pub first_audio_timeout: Duration,
     /// How to speak, in words, where the model takes that (`gpt-4o-mini-tts`).
     pub instructions: Option<String>,
+    /// How words are said that a voice gets wrong; the first voice's hold for all.
+    pub pronunciations: Pronunciations,
+    /// ElevenLabs: id and version of dictionaries in the account.
+    pub dictionaries: Vec<(String, Option<String>)>,
     /// Speak in this order when it fails; have none themselves.
     pub fallback: Vec<VoiceSettings>,
 }

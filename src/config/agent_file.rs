@@ -18,6 +18,7 @@ use crate::{
     },
     context::routing::Routing,
     session::settings::{Detection, Interruption, Settings},
+    tts::{elevenlabs::MAX_DICTIONARIES, spoken::Pronunciations},
 };
 
 /// Providers of one kind that are there, each with what it is asked for unless the file says
@@ -75,6 +76,8 @@ const STT: Catalogue = Catalogue {
 };
 /// An apology after this is still heard within 3 s of the question.
 const FIRST_TOKEN: Duration = Duration::from_millis(2_500);
+/// Words of one voice.
+const MAX_PRONUNCIATIONS: usize = 500;
 /// Fallbacks of one kind.
 const MAX_FALLBACKS: usize = 4;
 
@@ -295,8 +298,39 @@ fn read_one_voice(
             defaults.tts_first_audio,
         ),
         instructions: table.text("instructions"),
+        pronunciations: read_pronunciations(table),
+        dictionaries: read_dictionaries(table),
         fallback: Vec::new(),
     }
+}
+
+fn read_pronunciations(table: &Reader<'_>) -> Pronunciations {
+    let words = table.pairs("pronunciations", MAX_PRONUNCIATIONS).into_iter();
+    let words = words.filter_map(|(word, said)| {
+        let problem = if word.is_empty() || word.contains(char::is_whitespace) {
+            format!("{word:?} is not one word")
+        } else if said.value.trim().is_empty() {
+            format!("how {word:?} is said is empty")
+        } else {
+            return Some((word, said.value));
+        };
+        table.push(table.fault("pronunciations", said.span, problem));
+        None
+    });
+    words.collect()
+}
+
+fn read_dictionaries(table: &Reader<'_>) -> Vec<(String, Option<String>)> {
+    let dictionaries = table.tables("pronunciation_dictionaries", MAX_DICTIONARIES).into_iter();
+    let dictionaries = dictionaries.filter_map(|one| {
+        let (id, version) = (one.text("id"), one.text("version"));
+        if id.is_none() {
+            one.push(one.fault("id", 0..0, "is missing: the dictionary's id"));
+        }
+        finish(&one);
+        Some((id?, version))
+    });
+    dictionaries.collect()
 }
 
 fn read_sample_rate(table: &Reader<'_>) -> Option<u32> {

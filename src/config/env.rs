@@ -195,6 +195,10 @@ pub struct Config {
     /// Jobs at the same time, if the load allows that many.
     pub max_jobs: usize,
     pub flight: FlightMode,
+    /// A file of prices of one's own.
+    pub prices: Option<PathBuf>,
+    /// What an agent often says is kept on disk, up to this; 0: nothing is.
+    pub voice_cache_mb: u64,
     /// How long a drain lets calls go on.
     pub drain_timeout: Duration,
     /// A tracing filter, such as `info` or `antiphon=debug`; None: what an operator wants to see.
@@ -308,6 +312,12 @@ impl Config {
                     _ => None,
                 })
                 .unwrap_or_default(),
+            prices: r.text(&names::PRICES).map(PathBuf::from),
+            voice_cache_mb: r
+                .parse(&names::VOICE_CACHE_MB, "megabytes, from 0 to 100000", |text| {
+                    text.parse().ok().filter(|megabytes| *megabytes <= 100_000)
+                })
+                .unwrap_or(64),
             state_dir,
             warnings: unknown_variables(&sources.vars),
         };

@@ -85,11 +85,13 @@ pub const LOAD: Setting = both("ANTIPHON_LOAD", "load");
 pub const MAX_JOBS: Setting = both("ANTIPHON_MAX_JOBS", "max_jobs");
 pub const DRAIN_TIMEOUT_S: Setting = both("ANTIPHON_DRAIN_TIMEOUT_S", "drain_timeout_s");
 pub const FLIGHT: Setting = both("ANTIPHON_FLIGHT", "flight");
+pub const PRICES: Setting = both("ANTIPHON_PRICES", "prices");
+pub const VOICE_CACHE_MB: Setting = both("ANTIPHON_VOICE_CACHE_MB", "voice_cache_mb");
 pub const LOG: Setting = all("ANTIPHON_LOG", "log", "--log");
 pub const LOG_FORMAT: Setting = all("ANTIPHON_LOG_FORMAT", "log_format", "--log-format");
 
 /// Every setting of the process.
-pub const ALL: [&Setting; 57] = [
+pub const ALL: [&Setting; 59] = [
     &CONFIG,
     &AGENTS_DIR,
     &AGENT,
@@ -145,6 +147,8 @@ pub const ALL: [&Setting; 57] = [
     &MAX_JOBS,
     &DRAIN_TIMEOUT_S,
     &FLIGHT,
+    &PRICES,
+    &VOICE_CACHE_MB,
     &LOG,
     &LOG_FORMAT,
 ];

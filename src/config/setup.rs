@@ -7,6 +7,7 @@ use crate::config::{
     env::{Config, LiveKitAccess, Providers, Sources},
     error::ConfigErrors,
     library::Library,
+    prices::Prices,
 };
 
 /// What a command cannot do without.
@@ -48,6 +49,7 @@ pub struct Setup {
     pub agent: Option<Agent>,
     pub providers: Option<Providers>,
     pub control_token: Option<SecretString>,
+    pub prices: Prices,
 }
 
 impl Setup {
@@ -75,7 +77,8 @@ impl Setup {
         } else {
             config.control_token.clone()
         };
-        errors.or(Self { config, livekit, agent, providers, control_token })
+        let prices = keep(Prices::load(config.prices.as_deref()), &mut errors).unwrap_or_default();
+        errors.or(Self { config, livekit, agent, providers, control_token, prices })
     }
 }
 

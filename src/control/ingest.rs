@@ -8,18 +8,23 @@ use super::{
     error::{ApiError, BodyFaults, Faults},
     extract::Body,
     live::{Signal, interim_json},
+    usage,
 };
 use crate::{
     store::{
         IngestBatch, IngestItem, NewTranscript,
         recordings::{NewRecording, RecordingSource, RecordingStatus},
     },
-    transcript::wire::{IngestRequest, IngestResponse, Item, MAX_ITEMS, RecordingItem, Spoken},
+    transcript::wire::{
+        IngestRequest, IngestResponse, Item, MAX_ITEMS, RecordingItem, Spoken, UsageItem,
+    },
 };
 
 const MAX_NAME: usize = 256;
 const MAX_CONTENT: usize = 100_000;
 const MAX_EVENT: usize = 16_384;
+/// Rows of a session's sums.
+const MAX_USAGE: usize = 64;
 /// The end of the year 9999.
 const MAX_TIME: i64 = 253_402_300_799_999;
 /// Why a row is flagged that was understood after the fact.
@@ -63,6 +68,9 @@ pub async fn ingest(
             }
             Item::State { state } => event("state", serde_json::json!({ "state": state })),
             Item::Usage(usage) => event("usage", serde_json::json!(usage)),
+            Item::Totals { usage } => {
+                IngestItem::Usage(usage.into_iter().map(usage::row).collect())
+            }
             Item::Event { name, data } => {
                 event("event", serde_json::json!({ "name": name, "data": data }))
             }
@@ -140,11 +148,11 @@ fn check(request: &IngestRequest) -> Result<(), ApiError> {
         match item {
             Item::Segment(spoken) | Item::Interim(spoken) => check_spoken(spoken)?,
             Item::State { state } => name("state", state)?,
-            Item::Usage(usage) => {
-                short("service", &usage.service, MAX_NAME)?;
-                short("provider", &usage.provider, MAX_NAME)?;
-                short("model", &usage.model, MAX_NAME)?;
+            Item::Usage(usage) => check_usage(usage)?,
+            Item::Totals { usage } if usage.len() > MAX_USAGE => {
+                return Err(ApiError::invalid(format!("usage: at most {MAX_USAGE}")));
             }
+            Item::Totals { usage } => usage.iter().try_for_each(check_usage)?,
             Item::Event { name: event, data } => {
                 name("name", event)?;
                 short("data", &data.to_string(), MAX_EVENT)?;
@@ -155,6 +163,12 @@ fn check(request: &IngestRequest) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+fn check_usage(usage: &UsageItem) -> Result<(), ApiError> {
+    short("service", &usage.service, MAX_NAME)?;
+    short("provider", &usage.provider, MAX_NAME)?;
+    short("model", &usage.model, MAX_NAME)
 }
 
 /// A worker names objects of recordings alone: whatever it says, nothing else can be read by it.

@@ -63,6 +63,7 @@ mod sessions;
 mod tokens;
 #[allow(unused_qualifications, reason = "utoipa's macro for query parameters writes them")]
 mod transcripts;
+mod usage;
 mod voice;
 mod webhooks;
 

@@ -26,7 +26,7 @@ use super::{
     cors, docs, documents,
     error::{ApiError, Code},
     export, health, ingest, links, live, openapi, people, recordings, sessions, tokens,
-    transcripts, voice, webhooks,
+    transcripts, usage, voice, webhooks,
 };
 
 const BODY_LIMIT: usize = 1024 * 1024;
@@ -55,6 +55,7 @@ pub fn build(app: App) -> Router {
         .routes(routes!(live::socket))
         .routes(routes!(export::export))
         .routes(routes!(transcripts::flag))
+        .routes(routes!(usage::of_session))
         .routes(routes!(recordings::list, recordings::start))
         .routes(routes!(recordings::stop))
         .routes(routes!(recordings::sign))
@@ -65,6 +66,7 @@ pub fn build(app: App) -> Router {
     let worker = OpenApiRouter::new().routes(routes!(ingest::ingest));
     let admin = OpenApiRouter::new()
         .routes(routes!(audit::list))
+        .routes(routes!(usage::of_tenant))
         .routes(routes!(documents::add, documents::list))
         .routes(routes!(documents::delete));
     let (router, document) = OpenApiRouter::with_openapi(openapi::Document::openapi())

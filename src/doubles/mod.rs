@@ -115,6 +115,7 @@ impl Context {
 pub struct Doubles {
     address: SocketAddr,
     context: Context,
+    accepted: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -137,7 +138,8 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
         .nest("/v3", deepgram::assemblyai_router(script.assemblyai, &context))
         .nest("/v1beta", gemini::router(script.gemini, &context));
     let served = google_speech::Served::new(script.google_speech, &context);
-    let listener = Listening::new(listener, served);
+    let accepted = Arc::new(AtomicU64::new(0));
+    let listener = Listening::new(listener, served, accepted.clone());
     let stop = context.stop.clone();
     let task = tokio::spawn(async move {
         let serving = axum::serve(listener, router);
@@ -148,7 +150,7 @@ pub async fn serve(script: Script) -> io::Result<Doubles> {
             _ = serving => {}
         }
     });
-    Ok(Doubles { address, context, task })
+    Ok(Doubles { address, context, accepted, task })
 }
 
 /// Whoever begins with HTTP/2 speaks gRPC; the others are axum's.
@@ -160,11 +162,12 @@ struct Listening {
 }
 
 impl Listening {
-    fn new(listener: TcpListener, grpc: google_speech::Served) -> Self {
+    fn new(listener: TcpListener, grpc: google_speech::Served, accepted: Arc<AtomicU64>) -> Self {
         let address = listener.local_addr();
         let (sender, sockets) = mpsc::channel(64);
         let task = tokio::spawn(async move {
             while let Ok((socket, from)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::Relaxed);
                 // Nagle's algorithm would add up to 40 ms to a measured latency.
                 let _ = socket.set_nodelay(true);
                 let (grpc, sender) = (grpc.clone(), sender.clone());
@@ -210,6 +213,11 @@ impl Doubles {
 
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many TCP connections were opened so far, to all doubles together.
+    pub fn connections(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// What was received so far.

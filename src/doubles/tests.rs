@@ -3,6 +3,8 @@
 mod late;
 mod soak;
 mod table;
+mod usage;
+mod warm;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +13,7 @@ use url::Url;
 use super::{Script, serve};
 use crate::{
     audio::wav,
-    cli::runtime::{double_endpoints, driver_config, providers},
+    cli::runtime::{Assembly, double_endpoints, driver_config, providers},
     config::{Agent, source::SourceFile},
     replay::realtime::{self, Replayed},
     session::{command::Metric, ports::Shown, state::AgentState},

@@ -58,10 +58,12 @@ pub enum Told {
     Text(String),
     /// As [`LlmEvent::Working`].
     Working,
-    /// By this link of the chain, also of an answer that broke off, where the model told it.
+    /// By this link of the chain, also of an answer that broke off or was cut short.
     Usage {
-        link: usize,
+        link: u8,
         usage: TokenUsage,
+        /// By the length of the texts: the provider has not told.
+        estimated: bool,
     },
 }
 
@@ -72,6 +74,8 @@ pub struct Chain {
     haste: Haste,
     /// Asked first where it is enough.
     small: Option<Arc<Chain>>,
+    /// What its first link is called in [`Told::Usage`].
+    first_link: u8,
 }
 
 impl Chain {
@@ -79,11 +83,12 @@ impl Chain {
     pub fn new(models: Vec<Arc<dyn Model>>, haste: Haste) -> Option<Self> {
         let links = models.into_iter().map(|model| Link { model, health: Arc::default() });
         let links: Arc<[Link]> = links.collect();
-        (!links.is_empty()).then_some(Self { links, haste, small: None })
+        (!links.is_empty()).then_some(Self { links, haste, small: None, first_link: 0 })
     }
 
     /// The same, with models for simple turns (see [`routing`]); should they fail, this answers.
-    pub fn with_small(mut self, small: Self) -> Self {
+    pub fn with_small(mut self, mut small: Self) -> Self {
+        small.first_link = self.link(self.links.len());
         self.small = Some(Arc::new(small));
         self
     }
@@ -93,9 +98,15 @@ impl Chain {
         self.links.get(link).map_or(("", ""), |link| (link.model.provider(), link.model.model()))
     }
 
+    /// What the link is called in [`Told::Usage`].
+    fn link(&self, at: usize) -> u8 {
+        self.first_link.saturating_add(u8::try_from(at).unwrap_or(u8::MAX))
+    }
+
     /// Opens connections to those that are most likely to be asked.
     pub async fn prewarm(&self) {
-        let warm = self.links.iter().take(2).map(|link| link.model.prewarm());
+        let small = self.small.iter().flat_map(|small| small.links.iter().take(1));
+        let warm = self.links.iter().take(2).chain(small).map(|link| link.model.prewarm());
         futures_util::future::join_all(warm).await;
     }
 
@@ -170,6 +181,7 @@ impl Chain {
         out: &mpsc::Sender<Told>,
     ) -> Result<(), LlmError> {
         let ask = ask.continued(&answer.text);
+        let mut meter = Meter { link: self.link(at), ask: &ask, written: 0, told: false, out };
         let (sender, mut pieces) = mpsc::channel(QUEUE);
         let mut streaming = pin!(self.links[at].model.stream(&ask, patience, sender));
         let (mut seam, mut words) = (Seam::new(&answer.text), WholeWords::default());
@@ -186,13 +198,19 @@ impl Chain {
             };
             match piece {
                 Some(Piece::Text(text)) => {
+                    meter.written += text.len();
                     let text = words.push(&seam.push(&text));
                     tell(text, answer, out).await;
                 }
-                Some(Piece::Call(call)) => answer.calls.push(call),
+                Some(Piece::Call(call)) => {
+                    meter.written += call.arguments.len();
+                    answer.calls.push(call);
+                }
                 Some(Piece::Usage(usage)) => {
+                    meter.told = true;
+                    let told = Told::Usage { link: meter.link, usage, estimated: false };
                     // Nobody listening is told by the cancelled token.
-                    let _ = out.send(Told::Usage { link: at, usage }).await;
+                    let _ = out.send(told).await;
                 }
                 None => break,
             }
@@ -201,6 +219,10 @@ impl Chain {
             Some(result) => result,
             None => streaming.await,
         };
+        if result.is_err() && meter.written == 0 {
+            // A request that brought nothing is not charged for.
+            meter.told = true;
+        }
         if result.is_ok() {
             let mut text = words.push(&seam.finish());
             text.push_str(&words.finish());
@@ -208,6 +230,37 @@ impl Chain {
         }
         result
     }
+}
+
+/// What one attempt uses. Providers tell at the end; one that is cut short, or breaks off, has used
+/// something all the same, which is then estimated.
+struct Meter<'a> {
+    link: u8,
+    ask: &'a Ask,
+    /// Bytes of text that the model has written.
+    written: usize,
+    told: bool,
+    out: &'a mpsc::Sender<Told>,
+}
+
+impl Drop for Meter<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            let usage = TokenUsage {
+                input: tokens(self.ask.bytes()),
+                cached: 0,
+                output: tokens(self.written),
+            };
+            let told = Told::Usage { link: self.link, usage, estimated: true };
+            // A full queue is that of a listener who has gone.
+            let _ = self.out.try_send(told);
+        }
+    }
+}
+
+/// About four bytes make a token, in most languages and with most tokenizers.
+const fn tokens(bytes: usize) -> u64 {
+    bytes.div_ceil(4) as u64
 }
 
 async fn tell(text: String, answer: &mut Answer, out: &mpsc::Sender<Told>) {
@@ -238,6 +291,13 @@ impl Llm for Chain {
         self.name(0).1
     }
 
+    fn name_of(&self, link: u8) -> (&str, &str) {
+        match &self.small {
+            Some(small) if link >= small.first_link => small.name((link - small.first_link).into()),
+            _ => self.name(link.into()),
+        }
+    }
+
     async fn prewarm(&self) {
         Self::prewarm(self).await;
     }
@@ -255,39 +315,56 @@ impl Llm for Chain {
             drop(sender);
             answer
         };
-        let outcome = tokio::select! {
-            biased;
-            () = cancel.cancelled() => None,
-            (outcome, ()) = async { tokio::join!(answering, forward(told, &events)) } => {
-                Some(outcome)
-            }
-        };
-        match outcome {
-            // Cutting the stream has cost its connection; the next turn is not to pay for it.
-            None => {
-                let this = self.clone();
-                tokio::spawn(async move { this.links[0].model.prewarm().await });
-            }
+        match tell_all(answering, told, &events, &cancel).await {
+            None => {}
             Some(Ok(_)) => _ = events.send(LlmEvent::End).await,
             Some(Err(error)) => _ = events.send(LlmEvent::Error(error)).await,
         }
     }
 }
 
-/// Passes on what is told as a session hears it.
-pub(crate) async fn forward(mut told: mpsc::Receiver<Told>, events: &mpsc::Sender<LlmEvent>) {
+/// Runs `answering` and passes on what it tells, as a session hears it. `None`: it was cancelled,
+/// which frees the connection at once; what it has used is told all the same.
+pub(crate) async fn tell_all<T>(
+    answering: impl Future<Output = T>,
+    mut told: mpsc::Receiver<Told>,
+    events: &mpsc::Sender<LlmEvent>,
+    cancel: &CancellationToken,
+) -> Option<T> {
+    let outcome = {
+        let both = async { tokio::join!(answering, forward(&mut told, events)) };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            (outcome, ()) = both => Some(outcome),
+        }
+    };
+    while let Ok(told) = told.try_recv() {
+        if matches!(told, Told::Usage { .. }) {
+            let _ = events.send(event(told)).await;
+        }
+    }
+    outcome
+}
+
+async fn forward(told: &mut mpsc::Receiver<Told>, events: &mpsc::Sender<LlmEvent>) {
     while let Some(told) = told.recv().await {
-        let event = match told {
-            Told::Text(text) => LlmEvent::Text(text),
-            Told::Working => LlmEvent::Working,
-            Told::Usage { usage, .. } => LlmEvent::Usage {
-                input_tokens: usage.input,
-                cached_tokens: usage.cached,
-                output_tokens: usage.output,
-            },
-        };
         // Nobody listening is an answer as well.
-        let _ = events.send(event).await;
+        let _ = events.send(event(told)).await;
+    }
+}
+
+fn event(told: Told) -> LlmEvent {
+    match told {
+        Told::Text(text) => LlmEvent::Text(text),
+        Told::Working => LlmEvent::Working,
+        Told::Usage { link, usage, estimated } => LlmEvent::Usage {
+            link,
+            input_tokens: usage.input,
+            cached_tokens: usage.cached,
+            output_tokens: usage.output,
+            estimated,
+        },
     }
 }
 

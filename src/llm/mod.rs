@@ -46,11 +46,16 @@ pub enum LlmEvent {
     Text(String),
     /// Tools are at work, told about every second: the next text takes longer than a model would.
     Working,
-    /// May be missing on an interrupted stream.
+    /// By this model of several (see [`Llm::name_of`]).
     Usage {
+        #[serde(default)]
+        link: u8,
         input_tokens: u64,
         cached_tokens: u64,
         output_tokens: u64,
+        /// By the length of the texts: the answer was cut short before the provider told.
+        #[serde(default)]
+        estimated: bool,
     },
     End,
     Error(LlmError),
@@ -84,10 +89,15 @@ pub trait Llm: Send + Sync + std::fmt::Debug + 'static {
     /// As written in agent files: `openai`.
     fn provider(&self) -> &'static str;
     fn model(&self) -> &str;
-    /// Opens the connection ahead of the first turn; failure is not an error.
+    /// Provider and model that an [`LlmEvent::Usage`] is about.
+    fn name_of(&self, _link: u8) -> (&str, &str) {
+        (self.provider(), self.model())
+    }
+    /// Makes sure that a connection is at hand for the next turn: when a job is offered, and when
+    /// the user begins to speak. Costs nothing when one is; failure is not an error.
     async fn prewarm(&self);
     /// Streams one answer into `events`; ends with exactly one `End` or `Error`, unless cancelled,
-    /// which frees the connection at once and sends nothing more. Retries inside as long as nothing
+    /// which frees the connection at once and sends nothing more but the usage. Retries inside as long as nothing
     /// has been streamed.
     async fn generate(
         &self,

@@ -105,6 +105,22 @@ impl Ask {
         self.turns.iter().filter(|turn| !matches!(turn, Turn::System(_)))
     }
 
+    /// How much text is sent, tools included.
+    pub fn bytes(&self) -> usize {
+        let turns = self.turns.iter().map(|turn| match turn {
+            Turn::System(text) | Turn::User(text) => text.len(),
+            Turn::Assistant { text, calls } => {
+                let calls = calls.iter().map(|call| call.arguments.len());
+                text.len() + calls.sum::<usize>()
+            }
+            Turn::Results(results) => results.iter().map(|result| result.text.len()).sum(),
+        });
+        let tools = self.tools.iter().map(|tool| {
+            tool.name.len() + tool.description.len() + tool.parameters.to_string().len()
+        });
+        turns.sum::<usize>() + tools.sum::<usize>()
+    }
+
     /// The same, of which `begun` has been answered already.
     pub fn continued(&self, begun: &str) -> Self {
         let mut ask = self.clone();
@@ -160,7 +176,8 @@ pub trait Model: Send + Sync + std::fmt::Debug + 'static {
     /// As written in agent files: `openai`, `anthropic`, `google`.
     fn provider(&self) -> &'static str;
     fn model(&self) -> &str;
-    /// Opens a connection ahead of its use; failure is not an error.
+    /// Makes sure that a connection is at hand; costs nothing when one is, and failure is not an
+    /// error.
     async fn prewarm(&self);
     /// Streams one answer; tries again by itself as long as nothing has been streamed. Dropping the
     /// future frees the connection at once.

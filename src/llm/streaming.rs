@@ -1,11 +1,7 @@
 //! One way to ask every model that answers a POST with server-sent events: retries, time-outs,
 //! bounds and the way back of connections. What is said is a [`Wire`]'s business.
 
-use std::{
-    fmt::Debug,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{fmt::Debug, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use serde_json::Value;
@@ -17,8 +13,9 @@ use super::{
     sse::{SseEvent, SseReader},
 };
 use crate::net::{
-    http::{self, Endpoint, Failure, ServerError},
+    http::{Endpoint, Failure, ServerError},
     random_fraction,
+    warm::{Lease, Warm},
 };
 
 /// Delays before another attempt: this, doubling, up to [`LONGEST_RETRY`]; less up to a quarter.
@@ -30,10 +27,6 @@ const MAX_UNREADABLE: u32 = 8;
 const MAX_STREAM_BYTES: usize = 4 << 20;
 /// How long the rest of a finished stream is read, to keep the connection for the next turn.
 const DRAIN: Duration = Duration::from_millis(500);
-/// How long the opening of a connection ahead of its use may take.
-const PREWARM: Duration = Duration::from_secs(5);
-/// The list of models is read to its end, up to this, so that its connection can be used again.
-const MAX_MODELS_BYTES: usize = 1 << 20;
 
 /// How far an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,24 +93,23 @@ impl Default for Timing {
 pub struct Streaming<W> {
     wire: W,
     endpoint: Endpoint,
-    client: reqwest::Client,
+    connections: Warm,
     timing: Timing,
-    prewarming: AtomicBool,
 }
 
 impl<W: Wire> Streaming<W> {
     pub fn with(wire: W, endpoint: Endpoint, timing: Timing) -> Result<Self, String> {
-        let client = http::client(timing.connect)?;
-        Ok(Self { wire, endpoint, client, timing, prewarming: AtomicBool::new(false) })
+        let connections = Warm::new(&endpoint, &["models"], timing.connect)?;
+        Ok(Self { wire, endpoint, connections, timing })
     }
 
-    async fn open(&self, ask: &Ask) -> Result<reqwest::Response, Failure> {
+    async fn open(&self, ask: &Ask) -> Result<(reqwest::Response, Lease), Failure> {
         let (segments, query) = self.wire.path();
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let mut url = self.endpoint.url(&segments);
         url.set_query(query);
-        let request = self.client.post(url).headers(self.endpoint.headers().clone());
-        http::send(request.json(&self.wire.body(ask))).await
+        let request = self.connections.post(url).json(&self.wire.body(ask));
+        self.connections.send(request).await
     }
 
     /// One attempt. `streamed` is set once anything has been told.
@@ -130,14 +122,14 @@ impl<W: Wire> Streaming<W> {
         streamed: &mut bool,
     ) -> Result<(), Fault> {
         let begun = Instant::now();
-        let response = tokio::time::timeout(first_token, self.open(ask))
+        let (response, lease) = tokio::time::timeout(first_token, self.open(ask))
             .await
             .map_err(|_| Fault::timeout(first_token))?
             .map_err(|failure| self.fault(failure))?;
         let mut stream = Box::pin(response.bytes_stream());
         let (mut events, mut reader) = (SseReader::default(), self.wire.reader());
         let (mut progress, mut unreadable, mut taken) = (Progress::More, 0, 0);
-        let mut pieces = Vec::new();
+        let (mut pieces, mut is_read) = (Vec::new(), false);
         while progress < Progress::Done {
             let limit = if *streamed { stall } else { first_token.saturating_sub(begun.elapsed()) };
             let next = tokio::time::timeout(limit, stream.next()).await;
@@ -151,7 +143,10 @@ impl<W: Wire> Streaming<W> {
                     events.push(&bytes);
                     false
                 }
-                Ok(None) => true,
+                Ok(None) => {
+                    is_read = true;
+                    true
+                }
                 // All text is there; only the usage or the end mark is lost.
                 Ok(Some(Err(_))) | Err(_) if has_finished => true,
                 Ok(Some(Err(error))) => {
@@ -192,8 +187,10 @@ impl<W: Wire> Streaming<W> {
         }
         reader.finish(&mut pieces);
         tell(out, &mut pieces, streamed).await?;
-        if progress == Progress::Done {
-            drain(stream);
+        if is_read {
+            lease.ended();
+        } else {
+            drain(stream, lease);
         }
         Ok(())
     }
@@ -265,19 +262,19 @@ async fn tell(
 }
 
 /// A connection can be used again only when the response has been read to its end.
-fn drain(mut stream: impl Stream<Item = reqwest::Result<bytes::Bytes>> + Send + Unpin + 'static) {
+fn drain(
+    mut stream: impl Stream<Item = reqwest::Result<bytes::Bytes>> + Send + Unpin + 'static,
+    lease: Lease,
+) {
     tokio::spawn(tokio::time::timeout(DRAIN, async move {
-        while let Some(Ok(_)) = stream.next().await {}
+        loop {
+            match stream.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return,
+                None => return lease.ended(),
+            }
+        }
     }));
-}
-
-/// Held while a connection is being opened ahead, also when that is given up in the middle.
-struct Prewarming<'a>(&'a AtomicBool);
-
-impl Drop for Prewarming<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
 }
 
 #[async_trait::async_trait]
@@ -291,19 +288,7 @@ impl<W: Wire> Model for Streaming<W> {
     }
 
     async fn prewarm(&self) {
-        if self.prewarming.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let _guard = Prewarming(&self.prewarming);
-        let warm = async {
-            let url = self.endpoint.url(&["models"]);
-            let request = self.client.get(url).headers(self.endpoint.headers().clone());
-            if let Ok(response) = request.send().await {
-                http::read_bounded(response, MAX_MODELS_BYTES).await;
-            }
-        };
-        // Not to be had in time is no fault: the first turn opens its own.
-        let _ = tokio::time::timeout(PREWARM, warm).await;
+        self.connections.ready().await;
     }
 
     async fn stream(

@@ -1,6 +1,6 @@
 //! HTTP requests to providers: one client, bounded bodies, failures that are values.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use http::{
@@ -18,6 +18,11 @@ use super::url::BaseUrlError;
 const MAX_ERROR_BYTES: usize = 16 << 10;
 /// How much of a server's message is kept in an error.
 const MAX_MESSAGE_CHARS: usize = 200;
+
+/// How long a connection may rest before the client closes it.
+pub(super) const POOL_IDLE: Duration = Duration::from_mins(2);
+/// How a [`Failure::Network`] begins that came before there was a connection.
+pub(super) const NO_CONNECTION: &str = "no connection";
 
 /// How a provider wants to be shown the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,7 +188,7 @@ pub enum Failure {
 impl Failure {
     pub fn from_reqwest(error: reqwest::Error) -> Self {
         let kind = if error.is_connect() {
-            "no connection"
+            NO_CONNECTION
         } else if error.is_timeout() {
             "no answer in time"
         } else {
@@ -230,27 +235,21 @@ pub async fn read_bounded(response: Response, most: usize) -> Vec<u8> {
     bytes
 }
 
-/// An HTTP client with Mozilla's roots and ring, whatever the machine has installed. Connections are
-/// kept for the next turn and TLS sessions are resumed.
+/// An HTTP client. Connections are kept for the next turn; names and TLS sessions are those of all
+/// connections of the process.
 pub fn client(connect_timeout: Duration) -> Result<reqwest::Client, String> {
     builder(connect_timeout)?.build().map_err(|error| error.to_string())
 }
 
 /// The same, to be changed before it is built.
 pub fn builder(connect_timeout: Duration) -> Result<reqwest::ClientBuilder, String> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     Ok(reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured((*super::dial::tls()?).clone())
+        .dns_resolver(super::dns::Names::shared().clone())
         .connect_timeout(connect_timeout)
         .tcp_nodelay(true)
         .tcp_keepalive(Duration::from_secs(20))
-        .pool_idle_timeout(Duration::from_mins(2))
+        .pool_idle_timeout(POOL_IDLE)
         .pool_max_idle_per_host(32)
         // A redirected POST would carry the conversation somewhere else.
         .redirect(reqwest::redirect::Policy::none())

@@ -1,10 +1,13 @@
-//! What every network driver shares: back-off, WebSockets, provider URLs.
+//! What every network driver shares: back-off, connections, WebSockets, HTTP, provider URLs.
 
 pub mod backoff;
 pub mod breaker;
+pub mod dial;
+pub mod dns;
 pub mod grpc;
 pub mod http;
 pub mod url;
+pub mod warm;
 pub mod ws;
 
 /// Makes ring the process's TLS provider. Idempotent; call it before any TLS connection is built

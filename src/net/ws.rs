@@ -13,9 +13,8 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::net::TcpStream;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    WebSocketStream, client_async_with_config,
     tungstenite::{
         self, Message,
         client::IntoClientRequest,
@@ -24,6 +23,7 @@ use tokio_tungstenite::{
 };
 use url::Url;
 
+use super::dial;
 use crate::clock;
 
 /// Longest text of a peer that is kept in an error.
@@ -223,9 +223,10 @@ impl fmt::Debug for Connection {
 }
 
 /// A socket as tokio-tungstenite has it.
-pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub type Socket = WebSocketStream<dial::Stream>;
 
-/// Opens a connection with `TCP_NODELAY`, within [`Limits::connect`].
+/// Opens a connection with `TCP_NODELAY`, or takes one that was opened ahead ([`dial::prepare`]),
+/// within [`Limits::connect`].
 pub async fn connect(request: Request, limits: Limits) -> Result<Connection, ConnectError> {
     let socket = open(request, limits).await?;
     let liveness = Liveness::new(limits, clock::now());
@@ -237,13 +238,8 @@ pub async fn open(request: Request, limits: Limits) -> Result<Box<Socket>, Conne
     if let Some(fault) = request.invalid {
         return Err(ConnectError::Invalid(fault));
     }
-    let secure = match request.url.scheme() {
-        "wss" => true,
-        "ws" => false,
-        _ => return Err(ConnectError::Invalid("the scheme must be ws or wss".into())),
-    };
-    if secure {
-        super::install_crypto();
+    if !matches!(request.url.scheme(), "ws" | "wss") {
+        return Err(ConnectError::Invalid("the scheme must be ws or wss".into()));
     }
     let mut upgrade = request.url.as_str().into_client_request().map_err(connect_error)?;
     upgrade.headers_mut().extend(request.headers);
@@ -254,7 +250,17 @@ pub async fn open(request: Request, limits: Limits) -> Result<Box<Socket>, Conne
         .max_message_size(Some(limits.max_message))
         .max_frame_size(Some(limits.max_message));
     // The handshake's state is 20 KB: it does not belong in every caller's future.
-    let connecting = Box::pin(connect_async_with_config(upgrade, Some(config), true));
+    let connecting = Box::pin(async {
+        if let Some(stream) = dial::ready(&request.url) {
+            match client_async_with_config(upgrade.clone(), stream, Some(config)).await {
+                // It had been opened ahead, and the server has closed it since.
+                Err(tungstenite::Error::Io(_) | tungstenite::Error::Protocol(_)) => {}
+                result => return result,
+            }
+        }
+        let stream = dial::open(&request.url).await?;
+        client_async_with_config(upgrade, stream, Some(config)).await
+    });
     let (socket, _) = tokio::time::timeout(limits.connect, connecting)
         .await
         .map_err(|_| ConnectError::Timeout(limits.connect))?
@@ -444,6 +450,33 @@ mod tests {
         ws.send_binary(Bytes::from_static(&[1, 2])).await.unwrap();
         assert_eq!(bounded(ws.next()).await, Ok(Frame::Binary(Bytes::from_static(&[1, 2]))));
         ws.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_opened_ahead_is_taken_up_and_done_without_if_it_is_gone() {
+        let router = Router::new().route(
+            "/",
+            any(|upgrade: WebSocketUpgrade| async move {
+                upgrade.on_upgrade(async |mut socket| {
+                    let _ = socket.recv().await;
+                })
+            }),
+        );
+        let url = serve(router.clone()).await;
+        dial::prepare(&url).await;
+        bounded(connect(Request::new(url.clone()), Limits::default())).await.unwrap();
+        assert!(dial::ready(&url).is_none(), "it was taken up");
+        // One that is closed when the upgrade has been asked for.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("ws://{}/", listener.local_addr().unwrap())).unwrap();
+        dial::prepare(&url).await;
+        tokio::spawn(async move {
+            let (first, _) = listener.accept().await.unwrap();
+            first.readable().await.unwrap();
+            drop(first);
+            axum::serve(listener, router).await.unwrap();
+        });
+        bounded(connect(Request::new(url), Limits::default())).await.unwrap();
     }
 
     #[tokio::test]

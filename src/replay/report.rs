@@ -7,7 +7,11 @@ use crate::{
         command::{Metric, Usage},
         ports::Shown,
     },
-    transcript::segment::{Segment, SpeakerKind},
+    telemetry::usage,
+    transcript::{
+        segment::{Segment, SpeakerKind},
+        wire::UsageItem,
+    },
 };
 
 /// One thing that happened; `at_ms` counts from the start of the session.
@@ -51,13 +55,20 @@ pub struct Turn {
     pub response_ms: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
     pub stt_audio_ms: u64,
     pub llm_input_tokens: u64,
+    /// Of the input: read from the provider's cache.
+    pub llm_cached_tokens: u64,
     pub llm_output_tokens: u64,
     pub tts_characters: u64,
+    /// Of all that has a price; absent where nothing was attributed to a provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_model: Vec<UsageItem>,
 }
 
 /// What a session did.
@@ -98,14 +109,21 @@ impl Report {
             Shown::Transcript(_) | Shown::UserState(_) => {}
             Shown::Metric(metric) => self.measure(at_ms, *metric),
             Shown::Usage(usage) => match *usage {
-                Usage::Stt { audio_ms } => self.usage.stt_audio_ms += audio_ms,
-                Usage::Llm { input_tokens, output_tokens, .. } => {
+                Usage::Stt { audio_ms, .. } => self.usage.stt_audio_ms += audio_ms,
+                Usage::Llm { input_tokens, cached_tokens, output_tokens, .. } => {
                     self.usage.llm_input_tokens += input_tokens;
+                    self.usage.llm_cached_tokens += cached_tokens;
                     self.usage.llm_output_tokens += output_tokens;
                 }
-                Usage::Tts { characters } => self.usage.tts_characters += characters,
+                Usage::Tts { characters, .. } => self.usage.tts_characters += characters,
             },
         }
+    }
+
+    /// What has been used, by provider and model, and what it costs.
+    pub fn price(&mut self, totals: &usage::Totals) {
+        self.usage.cost_usd = Some(totals.cost_usd());
+        self.usage.by_model = totals.rows().to_vec();
     }
 
     fn measure(&mut self, at_ms: u64, metric: Metric) {

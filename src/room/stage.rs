@@ -44,9 +44,9 @@ pub async fn run(
             }
             Shown::Metric(metric) => record::metric(metric),
             Shown::Usage(usage) => {
-                record::usage(usage);
-                let (provider, model) = providers.of(&usage);
-                reporter.usage(usage, provider, model);
+                let used = providers.used(usage);
+                record::usage(used);
+                reporter.usage(used);
             }
             Shown::UserState(_) => {}
         }

@@ -1,7 +1,7 @@
 //! What a session asks of the world. Comparable data: tests assert on lists of these.
 
 use crate::{
-    llm::GenerateRequest,
+    llm::{GenerateRequest, LlmEvent},
     session::{
         input::{GenerationId, SpeakerId},
         state::{AgentState, CloseReason, UserState},
@@ -87,10 +87,37 @@ pub enum Metric {
     Apology,
 }
 
-/// What was used, to be priced.
+/// What was used, to be priced; `link` says of which provider, where there are several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Usage {
-    Stt { audio_ms: u64 },
-    Llm { input_tokens: u64, cached_tokens: u64, output_tokens: u64 },
-    Tts { characters: u64 },
+    Stt {
+        link: u8,
+        audio_ms: u64,
+    },
+    Llm {
+        link: u8,
+        /// All of the prompt, cached or not.
+        input_tokens: u64,
+        /// Of the input: read from the provider's cache.
+        cached_tokens: u64,
+        output_tokens: u64,
+        /// By the length of the texts: the answer was cut short before the provider told.
+        estimated: bool,
+    },
+    Tts {
+        link: u8,
+        characters: u64,
+    },
+}
+
+impl Usage {
+    /// What a model told, if it is that.
+    pub const fn of(event: &LlmEvent) -> Option<Self> {
+        match *event {
+            LlmEvent::Usage { link, input_tokens, cached_tokens, output_tokens, estimated } => {
+                Some(Self::Llm { link, input_tokens, cached_tokens, output_tokens, estimated })
+            }
+            _ => None,
+        }
+    }
 }

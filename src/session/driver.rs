@@ -19,6 +19,7 @@ use tracing::info;
 use crate::{
     audio::{smart_turn::SmartTurn, vad::VadConfig},
     clock,
+    config::Prices,
     flight::{FlightConfig, Recorded},
     llm::{Llm, LlmError, LlmEvent},
     room::{
@@ -27,13 +28,14 @@ use crate::{
     },
     session::{
         command::Usage,
-        input::{GenerationId, Input, PlayoutEvent, SpeakerId, SttInput},
+        input::{GenerationId, Input, PlayoutEvent, SpeakerId, SttInput, VadEvent},
         machine::SessionIds,
         ports::{RoomEvent, Shown, Voice},
         settings::Settings,
         state::CloseReason,
     },
     stt::{Stt, SttControl, SttEvent, late::Keeper},
+    telemetry::usage::Used,
     tools::builtin::RoomHandle,
     tts::{SpeechId, Tts, TtsCommand, TtsConnection, TtsEvent},
 };
@@ -49,16 +51,19 @@ pub struct Providers {
     pub speaking: Option<(Arc<dyn Llm>, Arc<dyn Tts>)>,
     /// By which tools act on the session; bound by whoever holds its events' sender.
     pub room: RoomHandle,
+    pub prices: Prices,
 }
 
 impl Providers {
-    /// Provider and model that something was used of.
-    pub fn of(&self, usage: &Usage) -> (&str, &str) {
-        match (usage, &self.speaking) {
-            (Usage::Llm { .. }, Some((llm, _))) => (llm.provider(), llm.model()),
-            (Usage::Tts { .. }, Some((_, tts))) => (tts.provider(), tts.model()),
-            _ => (self.stt.provider(), self.stt.model()),
-        }
+    /// Whose it was that was used, and what it costs.
+    pub fn used(&self, usage: Usage) -> Used<'_> {
+        let (provider, model) = match (usage, &self.speaking) {
+            (Usage::Llm { link, .. }, Some((llm, _))) => llm.name_of(link),
+            (Usage::Tts { link, .. }, Some((_, tts))) => tts.name_of(link),
+            (Usage::Stt { link, .. }, _) => self.stt.name_of(link),
+            (Usage::Llm { .. } | Usage::Tts { .. }, None) => ("", ""),
+        };
+        Used { usage, provider, model, cost: self.prices.cost(provider, model, usage) }
     }
 }
 
@@ -112,6 +117,7 @@ struct Generation {
 #[derive(Debug)]
 struct Speaking {
     llm: Arc<dyn Llm>,
+    voice: Arc<dyn Tts>,
     tts: mpsc::Sender<TtsCommand>,
     tts_rate: u32,
     /// `None` once the connection's task is gone.
@@ -171,6 +177,7 @@ impl Driver {
             tokio::spawn(async move { warm.prewarm().await });
             Speaking {
                 llm,
+                voice: tts,
                 tts: commands,
                 tts_rate: rate,
                 tts_events: Some(tts_events),
@@ -273,6 +280,9 @@ impl Driver {
                 }
             }
             Wake::Heard(speaker, heard) => {
+                if matches!(heard, Heard::Vad(VadEvent::Started { .. })) {
+                    self.stay_warm();
+                }
                 let input = match heard {
                     Heard::Vad(event) => Input::Vad { speaker, event },
                     Heard::TurnEnd(probability) => Input::TurnEnd { speaker, probability },
@@ -304,8 +314,8 @@ impl Driver {
 
     fn end(mut self) {
         self.session.end(clock::now());
-        if let Some(generation) = self.generation {
-            generation.cancel.cancel();
+        if let Some(generation) = self.generation.take() {
+            self.cut_short(generation);
         }
         for speaker in self.speakers.into_values() {
             if let Some(hearing) = speaker.hearing {

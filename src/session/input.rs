@@ -101,6 +101,8 @@ pub enum SttInput {
     Final(Transcript),
     EndOfTurn,
     Usage {
+        #[serde(default)]
+        link: u8,
         audio_ms: u64,
     },
     Lost,
@@ -118,6 +120,8 @@ pub enum TtsInput {
     End,
     Error(TtsError),
     Usage {
+        #[serde(default)]
+        link: u8,
         characters: u64,
     },
 }

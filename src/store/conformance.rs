@@ -9,6 +9,7 @@ use super::{
     links::Link,
     recordings::{NewRecording, RecordingEnd, RecordingSource, RecordingStatus},
     tenants::{ApiKey, NewAudit, Role, Tenant},
+    usage::{UsageOf, UsageRow},
     webhooks::{Applied, RoomChange, RoomEvent},
 };
 use crate::transcript::segment::SpeakerKind;
@@ -26,6 +27,7 @@ where
     an_unknown_room_makes_its_session_once(&make().await).await;
     a_room_made_by_a_client_is_found_whatever_the_key(&make().await).await;
     a_worker_closes_only_the_session_it_made(&make().await).await;
+    what_was_used_is_kept_once_and_summed_up(&make().await).await;
     timestamps_count_from_the_start_of_the_session(&make().await).await;
     transcripts_are_filtered_and_paged_without_overlap(&make().await).await;
     events_are_read_in_order_from_any_point(&make().await).await;
@@ -41,6 +43,36 @@ where
     what_is_too_old_is_purged_and_the_rest_stays(&make().await).await;
     audit_rows_are_the_tenants_own(&make().await).await;
     the_agents_deadlines_are_found_when_due(&make().await).await;
+}
+
+async fn what_was_used_is_kept_once_and_summed_up(store: &Store) {
+    let llm = |input_tokens, cost| UsageRow {
+        service: "llm".into(),
+        provider: "openai".into(),
+        model: "gpt".into(),
+        input_tokens,
+        cost_nano_usd: Some(cost),
+        ..UsageRow::default()
+    };
+    let stt = UsageRow { service: "stt".into(), audio_ms: 900, estimated: true, ..llm(0, 0) };
+    let stt = UsageRow { cost_nano_usd: None, ..stt };
+    let told = |room: &str, began, rows: &[UsageRow]| IngestBatch {
+        started_at: began,
+        items: vec![IngestItem::Usage(rows.to_vec())],
+        ..batch(room, "key", &[])
+    };
+    let first = store.ingest(TENANT, told("a", 1_000, &[llm(10, 5)])).await.unwrap().session.id;
+    // Later sums take the place of earlier ones; a second run of the agent counts beside the first.
+    for again in [told("a", 1_000, &[llm(30, 15), stt.clone()]), told("a", 2_000, &[llm(1, 1)])] {
+        store.ingest(TENANT, again).await.unwrap();
+    }
+    store.ingest(TENANT, told("b", 3_000, &[llm(100, 50)])).await.unwrap();
+    store.ingest("other", told("c", 1_000, &[llm(7, 7)])).await.unwrap();
+    let of_first = store.usage(TENANT, UsageOf::Session(&first)).await.unwrap();
+    assert_eq!(of_first, [llm(31, 16), stt]);
+    let began = store.usage(TENANT, UsageOf::Began(2_000, 3_001)).await.unwrap();
+    assert_eq!(began, [llm(101, 51)]);
+    assert_eq!(store.usage("nobody", UsageOf::Session(&first)).await.unwrap(), []);
 }
 
 pub fn spoken(id: &str, speaker: &str, spoken_at: i64) -> NewTranscript {

@@ -15,6 +15,7 @@ mod schema;
 pub mod sessions;
 pub mod tenants;
 pub mod transcripts;
+pub mod usage;
 pub mod webhooks;
 
 #[cfg(test)]

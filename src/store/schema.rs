@@ -8,7 +8,7 @@ use sqlx::{
 
 use super::StoreError;
 
-type Numbered = [(i64, &'static str, &'static str); 2];
+type Numbered = [(i64, &'static str, &'static str); 3];
 
 const SQLITE: Numbered = [
     (
@@ -17,6 +17,7 @@ const SQLITE: Numbered = [
         include_str!("migrations/sqlite/0001_sessions_transcripts_events.sql"),
     ),
     (2, "control", include_str!("migrations/sqlite/0002_control.sql")),
+    (3, "usage", include_str!("migrations/sqlite/0003_usage.sql")),
 ];
 
 const POSTGRES: Numbered = [
@@ -26,6 +27,7 @@ const POSTGRES: Numbered = [
         include_str!("migrations/postgres/0001_sessions_transcripts_events.sql"),
     ),
     (2, "control", include_str!("migrations/postgres/0002_control.sql")),
+    (3, "usage", include_str!("migrations/postgres/0003_usage.sql")),
 ];
 
 /// The newest migration's number.

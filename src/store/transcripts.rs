@@ -79,6 +79,8 @@ pub enum IngestItem {
     },
     /// The worker has made a recording of its own.
     Recording(super::recordings::NewRecording),
+    /// All that the worker's session has used so far.
+    Usage(Vec<super::usage::UsageRow>),
     /// The worker has left: ends a session that the worker's report made.
     Closed {
         at: i64,
@@ -181,6 +183,12 @@ impl Store {
                 }
                 IngestItem::Recording(new) => {
                     super::recordings::add_in(&mut tx, tenant, &session.id, new).await?;
+                }
+                IngestItem::Usage(rows) => {
+                    for row in rows {
+                        let run = batch.started_at;
+                        super::usage::set_in(&mut tx, tenant, &session.id, run, row).await?;
+                    }
                 }
                 IngestItem::Closed { at } => {
                     let mine = tx

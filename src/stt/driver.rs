@@ -544,7 +544,7 @@ impl<D: Dialect> Driver<D> {
         let audio_ms = self.used / SAMPLES_PER_MS;
         if audio_ms > 0 {
             self.used -= audio_ms * SAMPLES_PER_MS;
-            self.tell(SttEvent::Usage { audio_ms });
+            self.tell(SttEvent::Usage { link: 0, audio_ms });
         }
     }
 }

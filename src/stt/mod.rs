@@ -18,9 +18,10 @@ mod telling;
 #[cfg(test)]
 mod testing;
 
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use self::late::Keeper;
@@ -58,6 +59,8 @@ pub enum SttEvent {
     EndOfTurn,
     /// Audio that the provider was sent since the last report, in ms.
     Usage {
+        /// Which of several, where there are several.
+        link: u8,
         audio_ms: u64,
     },
     /// The connection is lost; the driver tries again by itself.
@@ -111,9 +114,17 @@ pub trait Stt: Send + Sync + std::fmt::Debug + 'static {
     /// As written in agent files: `deepgram`.
     fn provider(&self) -> &'static str;
     fn model(&self) -> &str;
+    /// Provider and model that an [`SttEvent::Usage`] is about.
+    fn name_of(&self, _link: u8) -> (&str, &str) {
+        (self.provider(), self.model())
+    }
     /// Whether words are told while they are being said.
     fn gives_interims(&self) -> bool {
         true
+    }
+    /// Opens connections ahead of a session that is about to begin; failure is not an error.
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
     /// Opens a stream that reads 16 kHz mono s16 from `audio`. Must be called inside a tokio runtime.
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream;

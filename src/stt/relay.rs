@@ -13,6 +13,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use metrics::counter;
 use tokio::{
     sync::mpsc,
@@ -92,6 +93,15 @@ impl Stt for Relay {
 
     fn model(&self) -> &str {
         self.0.first().map_or("", |runner| runner.stt.model())
+    }
+
+    fn name_of(&self, link: u8) -> (&str, &str) {
+        let named = self.0.get(usize::from(link)).or_else(|| self.0.first());
+        named.map_or(("", ""), |runner| (runner.stt.provider(), runner.stt.model()))
+    }
+
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        self.0[0].stt.prewarm()
     }
 
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream {
@@ -358,6 +368,9 @@ impl Driver {
             SttEvent::Connected => {
                 self.look_at = None;
                 event
+            }
+            SttEvent::Usage { audio_ms, .. } => {
+                SttEvent::Usage { link: u8::try_from(line.at).unwrap_or(u8::MAX), audio_ms }
             }
             other => other,
         };

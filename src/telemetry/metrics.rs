@@ -24,7 +24,7 @@ pub const TURN_ENDPOINTING_SECONDS: &str = "antiphon_turn_endpointing_seconds";
 pub const INTERRUPTIONS_TOTAL: &str = "antiphon_interruptions_total";
 pub const FALSE_INTERRUPTIONS_TOTAL: &str = "antiphon_false_interruptions_total";
 pub const APOLOGIES_TOTAL: &str = "antiphon_apologies_total";
-/// Label `provider`, as in all metrics of providers.
+/// Labels `provider` and `model`, as in all metrics of what was used.
 pub const STT_AUDIO_SECONDS_TOTAL: &str = "antiphon_stt_audio_seconds_total";
 pub const STT_FINALS_TOTAL: &str = "antiphon_stt_finals_total";
 pub const STT_RECONNECTS_TOTAL: &str = "antiphon_stt_reconnects_total";
@@ -32,12 +32,15 @@ pub const STT_RECONNECTS_TOTAL: &str = "antiphon_stt_reconnects_total";
 pub const STT_LATE_TOTAL: &str = "antiphon_stt_late_total";
 pub const STT_LATE_BYTES: &str = "antiphon_stt_late_bytes";
 pub const LLM_FIRST_TOKEN_SECONDS: &str = "antiphon_llm_first_token_seconds";
-/// Labels `provider` and `kind`: input, cached, output.
+/// And label `kind`: input, cached, output.
 pub const LLM_TOKENS_TOTAL: &str = "antiphon_llm_tokens_total";
 /// Label `size`: small, large.
 pub const LLM_ROUTED_TOTAL: &str = "antiphon_llm_routed_total";
 pub const TTS_FIRST_AUDIO_SECONDS: &str = "antiphon_tts_first_audio_seconds";
 pub const TTS_CHARACTERS_TOTAL: &str = "antiphon_tts_characters_total";
+pub const TTS_CACHED_TOTAL: &str = "antiphon_tts_cached_total";
+/// Labels `provider` and `model`.
+pub const COST_NANO_USD_TOTAL: &str = "antiphon_cost_nano_usd_total";
 /// Labels `part` (stt, llm, tts) and `provider`.
 pub const PROVIDER_ERRORS_TOTAL: &str = "antiphon_provider_errors_total";
 pub const AUDIO_DROPPED_FRAMES_TOTAL: &str = "antiphon_audio_dropped_frames_total";
@@ -123,6 +126,13 @@ const TABLE: &[(Kind, &str, Unit, &str)] = &[
         "From the first text sent to speech synthesis to its first audio",
     ),
     (Counter, TTS_CHARACTERS_TOTAL, Unit::Count, "Characters sent to speech synthesis"),
+    (Counter, TTS_CACHED_TOTAL, Unit::Count, "Speeches that began with a phrase spoken before"),
+    (
+        Counter,
+        COST_NANO_USD_TOTAL,
+        Unit::Count,
+        "What providers ask for what was used, in billionths of a US dollar",
+    ),
     (Counter, PROVIDER_ERRORS_TOTAL, Unit::Count, "Failed requests to providers"),
     (Counter, AUDIO_DROPPED_FRAMES_TOTAL, Unit::Count, "Audio frames dropped from full queues"),
     (Network, MEDIA_ROUND_TRIP_SECONDS, Unit::Seconds, "Round trips of connectivity checks"),

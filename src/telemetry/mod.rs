@@ -1,5 +1,6 @@
-//! Logs and metrics.
+//! Logs, metrics, and what was used.
 
 pub mod logging;
 pub mod metrics;
 pub mod record;
+pub mod usage;

@@ -2,7 +2,7 @@
 
 use metrics::{counter, histogram};
 
-use super::metrics as names;
+use super::{metrics as names, usage::Used};
 use crate::session::command::{Metric, Usage};
 
 /// Counts one measured fact.
@@ -23,20 +23,35 @@ pub fn metric(metric: Metric) {
     }
 }
 
-/// Counts what was used.
-pub fn usage(usage: Usage) {
-    match usage {
-        Usage::Stt { audio_ms } => {
+/// Counts what was used, and what it costs.
+pub fn usage(used: Used<'_>) {
+    let (provider, model) = (used.provider.to_owned(), used.model.to_owned());
+    if let Some(cost) = used.cost {
+        // Billionths, because a counter holds whole numbers and a use may cost less than a millionth.
+        counter!(
+            names::COST_NANO_USD_TOTAL, "provider" => provider.clone(), "model" => model.clone()
+        )
+        .increment(cost);
+    }
+    let labels = [("provider", provider), ("model", model)];
+    match used.usage {
+        Usage::Stt { audio_ms, .. } => {
             // Whole seconds are what a counter holds; the rest would be lost each time.
-            counter!(names::STT_AUDIO_SECONDS_TOTAL).increment(audio_ms.div_ceil(1_000));
+            counter!(names::STT_AUDIO_SECONDS_TOTAL, &labels).increment(audio_ms.div_ceil(1_000));
         }
-        Usage::Llm { input_tokens, cached_tokens, output_tokens } => {
+        Usage::Llm { input_tokens, cached_tokens, output_tokens, .. } => {
             for (kind, tokens) in
                 [("input", input_tokens), ("cached", cached_tokens), ("output", output_tokens)]
             {
-                counter!(names::LLM_TOKENS_TOTAL, "kind" => kind).increment(tokens);
+                let [(_, provider), (_, model)] = labels.clone();
+                counter!(
+                    names::LLM_TOKENS_TOTAL, "provider" => provider, "model" => model, "kind" => kind
+                )
+                .increment(tokens);
             }
         }
-        Usage::Tts { characters } => counter!(names::TTS_CHARACTERS_TOTAL).increment(characters),
+        Usage::Tts { characters, .. } => {
+            counter!(names::TTS_CHARACTERS_TOTAL, &labels).increment(characters);
+        }
     }
 }

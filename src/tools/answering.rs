@@ -14,7 +14,7 @@ use tracing::Instrument;
 use super::{Offered, Toolbox, rounds::Rounds};
 use crate::llm::{
     GenerateRequest, Llm, LlmError, LlmEvent,
-    chain::{Chain, Told},
+    chain::{Chain, Told, tell_all},
     model::{Ask, ToolCall, ToolResult, Turn},
 };
 
@@ -166,6 +166,10 @@ impl Llm for Handy {
         Llm::model(&self.chain)
     }
 
+    fn name_of(&self, link: u8) -> (&str, &str) {
+        self.chain.name_of(link)
+    }
+
     async fn prewarm(&self) {
         self.chain.prewarm().await;
     }
@@ -182,17 +186,9 @@ impl Llm for Handy {
             drop(sender);
             answer
         };
-        let outcome = tokio::select! {
-            biased;
-            // Dropping it frees the connection and ends the calls, but those that outlive it.
-            () = cancel.cancelled() => {
-                // The connection was cut, and the next turn is not to pay for that.
-                let chain = self.chain.clone();
-                tokio::spawn(async move { chain.prewarm().await });
-                return;
-            }
-            (outcome, ()) = async { tokio::join!(answering, crate::llm::chain::forward(told, &events)) } => outcome,
-        };
+        // Dropping it frees the connection and ends the calls, but those that outlive it.
+        let outcome = tell_all(answering, told, &events, &cancel).await;
+        let Some(outcome) = outcome else { return };
         let last = outcome.map_or_else(LlmEvent::Error, |()| LlmEvent::End);
         let _ = events.send(last).await;
     }

@@ -5,7 +5,12 @@
 //! usage are sent best effort by a bounded queue that drops the oldest. Without a control URL finals
 //! stay on disk, up to the cap, for a later start with one.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use secrecy::SecretString;
@@ -22,10 +27,12 @@ use super::{
     segment::Segment,
     wire::{Item, RecordingItem, Spoken, UsageItem},
 };
-use crate::session::command::Usage;
+use crate::telemetry::usage::{Totals, Used};
 
 /// What the outbox may take up on disk by default: more than a million finals.
 pub const DEFAULT_OUTBOX_CAP: u64 = 1 << 30;
+/// How often the sums of what a session has used are put on disk while it goes on.
+const TOTALS_EVERY: Duration = Duration::from_mins(1);
 /// How often to look for what a worker that died meanwhile has left.
 const ADOPT_EVERY: Duration = Duration::from_mins(1);
 
@@ -124,7 +131,7 @@ impl Reporter {
             let (lane, stop) = (lane.clone(), self.0.stop.clone());
             tokio::spawn(stop.run_until_cancelled_owned(async move { lane.run(&*post).await }));
         }
-        SessionReporter { info, lane, reporter: self.clone() }
+        SessionReporter { info, lane, reporter: self.clone(), usage: Mutex::default() }
     }
 
     /// Waits until all of it is acknowledged, also what former processes left. `false`: the time was
@@ -158,6 +165,15 @@ pub struct SessionReporter {
     lane: Arc<Lane>,
     /// Keeps the tasks running.
     reporter: Reporter,
+    usage: Mutex<Kept>,
+}
+
+/// What a session has used, and when that was last put on disk.
+#[derive(Debug, Default)]
+struct Kept {
+    totals: Totals,
+    is_new: bool,
+    written: Option<Instant>,
 }
 
 impl SessionReporter {
@@ -176,6 +192,7 @@ impl SessionReporter {
             metrics::counter!("antiphon_outbox_failures_total").increment(1);
             self.live(item);
         }
+        self.keep_totals(false).await;
         kept
     }
 
@@ -194,8 +211,37 @@ impl SessionReporter {
         self.live(Item::State { state: state.to_owned() });
     }
 
-    pub fn usage(&self, usage: Usage, provider: &str, model: &str) {
-        self.live(Item::Usage(UsageItem::new(usage, provider, model)));
+    /// Told live at once; the sums are kept on disk with the finals and at the close.
+    pub fn usage(&self, used: Used<'_>) {
+        let mut usage = self.usage.lock();
+        usage.totals.add(used);
+        usage.is_new = true;
+        drop(usage);
+        self.live(Item::Usage(UsageItem::new(used)));
+    }
+
+    /// What the session has used so far.
+    pub fn used(&self) -> Totals {
+        self.usage.lock().totals.clone()
+    }
+
+    /// Puts the sums on disk where they have changed, at most every [`TOTALS_EVERY`].
+    async fn keep_totals(&self, is_last: bool) {
+        let item = {
+            let mut usage = self.usage.lock();
+            let now = crate::clock::now();
+            let is_due = is_last || usage.written.is_none_or(|at| now >= at + TOTALS_EVERY);
+            if !usage.is_new || !is_due {
+                return;
+            }
+            usage.is_new = false;
+            usage.written = Some(now);
+            Item::Totals { usage: usage.totals.rows().to_vec() }
+        };
+        if let Err(error) = self.append(&item).await {
+            tracing::error!(%error, "what a session has used could not be written to the outbox");
+            self.live(item);
+        }
     }
 
     /// Anything else that a live listener may want to know, a fault for example.
@@ -223,6 +269,7 @@ impl SessionReporter {
 
     /// The agent has left the room.
     pub async fn close(self) {
+        self.keep_totals(true).await;
         let item = Item::Closed { at_unix_ms: crate::clock::unix_ms() };
         if let Err(error) = self.append(&item).await {
             tracing::error!(%error, "the end of a session could not be written to the outbox");
@@ -290,6 +337,8 @@ impl Adopter {
 mod tests {
     use std::{collections::VecDeque, path::Path};
 
+    use crate::session::command::Usage;
+
     use async_trait::async_trait;
 
     use super::*;
@@ -333,6 +382,7 @@ mod tests {
                 Item::Interim(spoken) => format!("~{}:{}", spoken.id, spoken.content),
                 Item::State { state } => state.clone(),
                 Item::Usage(usage) => format!("usage {}", usage.service),
+                Item::Totals { usage } => format!("totals of {}", usage.len()),
                 Item::Event { name, .. } => format!("event {name}"),
                 Item::Recording(recording) => format!("recording {}", recording.id),
                 Item::Closed { .. } => "closed".into(),
@@ -392,6 +442,39 @@ mod tests {
         while !left_in(directory).iter().all(free) {
             tokio::task::yield_now().await;
         }
+    }
+
+    fn spoken(characters: u64) -> Used<'static> {
+        let usage = Usage::Tts { link: 0, characters };
+        Used { usage, provider: "elevenlabs", model: "flash", cost: Some(characters * 50_000) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sums_of_what_was_used_are_on_disk_with_the_finals_and_at_the_close() {
+        let directory = tempfile::tempdir().unwrap();
+        let control = Control::answering([]);
+        // Nothing is sent live: what arrives was on disk.
+        let before = reporter(directory.path(), None).await;
+        let session = before.session(info());
+        session.usage(spoken(10));
+        session.final_segment(&segment("one", "hello")).await.unwrap();
+        session.usage(spoken(20));
+        session.final_segment(&segment("two", "hello")).await.unwrap();
+        tokio::time::advance(TOTALS_EVERY).await;
+        session.final_segment(&segment("three", "hello")).await.unwrap();
+        session.usage(spoken(30));
+        session.close().await;
+        drop(before);
+        let after = reporter(directory.path(), Some(control.clone())).await;
+        assert!(after.flush(LONG).await);
+        let items = ["one", "totals of 1", "two", "three", "totals of 1", "totals of 1", "closed"];
+        assert_eq!(control.got(), items);
+        let accepted = control.accepted.lock();
+        let characters = accepted.iter().filter_map(|item| match item {
+            Item::Totals { usage } => usage[0].characters,
+            _ => None,
+        });
+        assert_eq!(characters.collect::<Vec<_>>(), [10, 30, 60], "each holds all before it");
     }
 
     const LONG: Duration = Duration::from_mins(10);
@@ -491,7 +574,7 @@ mod tests {
         session.interim(&segment("one", "hello"));
         session.final_segment(&segment("one", "hello you")).await.unwrap();
         session.state("thinking");
-        session.usage(Usage::Tts { characters: 3 }, "elevenlabs", "flash");
+        session.usage(spoken(3));
         control.answers.lock().clear();
         assert!(reporter.flush(LONG).await);
         assert_eq!(control.got(), ["~one:hello", "one", "thinking", "usage tts"]);

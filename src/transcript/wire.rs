@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::segment::{Segment, SpeakerKind};
-use crate::session::command::Usage;
+use crate::{session::command::Usage, telemetry::usage::Used};
 
 /// Items in one request.
 pub const MAX_ITEMS: usize = 1000;
@@ -57,8 +57,13 @@ pub enum Item {
         #[schema(min_length = 1, max_length = 256)]
         state: String,
     },
-    /// What was used, to be priced.
+    /// What was used just now, and what it costs.
     Usage(UsageItem),
+    /// All that the session has used since the worker joined it: replaces what was told before.
+    Totals {
+        #[schema(max_items = 64)]
+        usage: Vec<UsageItem>,
+    },
     /// Something else that live listeners may want to know.
     Event {
         #[schema(min_length = 1, max_length = 256)]
@@ -173,26 +178,51 @@ pub struct UsageItem {
     pub output_tokens: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub characters: Option<u64>,
+    /// In billionths of a US dollar; absent where no price is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_nano_usd: Option<u64>,
+    /// True where tokens were counted by the length of the texts, because an answer was cut short.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated: Option<bool>,
 }
 
 impl UsageItem {
-    pub fn new(usage: Usage, provider: &str, model: &str) -> Self {
+    pub fn new(used: Used<'_>) -> Self {
         let named = |service: &str| Self {
             service: service.into(),
-            provider: provider.into(),
-            model: model.into(),
+            provider: used.provider.into(),
+            model: used.model.into(),
+            cost_nano_usd: used.cost,
             ..Self::default()
         };
-        match usage {
-            Usage::Stt { audio_ms } => Self { audio_ms: Some(audio_ms), ..named("stt") },
-            Usage::Llm { input_tokens, cached_tokens, output_tokens } => Self {
+        match used.usage {
+            Usage::Stt { audio_ms, .. } => Self { audio_ms: Some(audio_ms), ..named("stt") },
+            Usage::Llm { input_tokens, cached_tokens, output_tokens, estimated, .. } => Self {
+                estimated: estimated.then_some(true),
                 input_tokens: Some(input_tokens),
                 cached_tokens: Some(cached_tokens),
                 output_tokens: Some(output_tokens),
                 ..named("llm")
             },
-            Usage::Tts { characters } => Self { characters: Some(characters), ..named("tts") },
+            Usage::Tts { characters, .. } => Self { characters: Some(characters), ..named("tts") },
         }
+    }
+
+    /// Adds another use of the same.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in [
+            (&mut self.audio_ms, other.audio_ms),
+            (&mut self.input_tokens, other.input_tokens),
+            (&mut self.cached_tokens, other.cached_tokens),
+            (&mut self.output_tokens, other.output_tokens),
+            (&mut self.characters, other.characters),
+            (&mut self.cost_nano_usd, other.cost_nano_usd),
+        ] {
+            if let Some(more) = more {
+                *sum = Some(sum.unwrap_or_default().saturating_add(more));
+            }
+        }
+        self.estimated = self.estimated.or(other.estimated);
     }
 }
 

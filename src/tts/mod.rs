@@ -1,5 +1,6 @@
 //! Text to speech: what every provider is to the rest of antiphon.
 
+pub mod cache;
 pub mod chunker;
 pub mod elevenlabs;
 pub mod openai;
@@ -8,6 +9,7 @@ pub mod relay;
 pub mod spoken;
 pub mod words;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -56,6 +58,8 @@ pub enum TtsEvent {
         error: TtsError,
     },
     Usage {
+        /// Which of several, where there are several.
+        link: u8,
         characters: u64,
     },
 }
@@ -88,8 +92,21 @@ pub trait Tts: Send + Sync + std::fmt::Debug + 'static {
     /// As written in agent files: `elevenlabs`.
     fn provider(&self) -> &'static str;
     fn model(&self) -> &str;
+    /// Provider and model that a [`TtsEvent::Usage`] is about.
+    fn name_of(&self, _link: u8) -> (&str, &str) {
+        (self.provider(), self.model())
+    }
     /// Of the mono s16 audio it gives, in Hz; one that Opus takes (8, 12, 16, 24 or 48 kHz).
     fn sample_rate(&self) -> u32;
+    /// Opens connections ahead of a session that is about to begin; failure is not an error.
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+    /// Makes sure, as the user begins to speak, that the answer will find a connection, where
+    /// sessions hold none of their own. Costs nothing when there is one.
+    fn stay_warm(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
     /// Opens a connection. Must be called inside a tokio runtime.
     fn connect(&self, events: mpsc::Sender<TtsEvent>) -> TtsConnection;
 }

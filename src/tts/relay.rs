@@ -11,6 +11,7 @@ mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use metrics::counter;
 use tokio::{
     sync::mpsc,
@@ -18,7 +19,10 @@ use tokio::{
 };
 
 use self::baton::{Action, Baton};
-use super::{SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent, spoken::Spoken};
+use super::{
+    SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent,
+    spoken::{Pronunciations, Spoken},
+};
 use crate::{
     audio::resample::Resampler,
     clock,
@@ -47,6 +51,7 @@ struct Runner {
 pub struct Relay {
     runners: Arc<[Runner]>,
     rate: u32,
+    pronunciations: Arc<Pronunciations>,
 }
 
 impl Relay {
@@ -54,7 +59,13 @@ impl Relay {
     pub fn new(voices: Vec<Arc<dyn Tts>>) -> Option<Self> {
         let rate = voices.first()?.sample_rate();
         let runners = voices.into_iter().map(|voice| Runner { voice, health: Arc::default() });
-        Some(Self { runners: runners.collect(), rate })
+        Some(Self { runners: runners.collect(), rate, pronunciations: Arc::default() })
+    }
+
+    /// Whoever speaks says these words so.
+    #[must_use]
+    pub fn with_pronunciations(self, pronunciations: Pronunciations) -> Self {
+        Self { pronunciations: Arc::new(pronunciations), ..self }
     }
 }
 
@@ -67,8 +78,22 @@ impl Tts for Relay {
         self.runners.first().map_or("", |runner| runner.voice.model())
     }
 
+    fn name_of(&self, link: u8) -> (&str, &str) {
+        let named = self.runners.get(usize::from(link)).or_else(|| self.runners.first());
+        named.map_or(("", ""), |runner| (runner.voice.provider(), runner.voice.model()))
+    }
+
     fn sample_rate(&self) -> u32 {
         self.rate
+    }
+
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        // The others are connected when they are needed.
+        self.runners[0].voice.prewarm()
+    }
+
+    fn stay_warm(&self) -> BoxFuture<'_, ()> {
+        self.runners[0].voice.stay_warm()
     }
 
     fn connect(&self, events: mpsc::Sender<TtsEvent>) -> TtsConnection {
@@ -146,7 +171,8 @@ impl Driver {
     fn on_command(&mut self, command: TtsCommand) {
         match command {
             TtsCommand::Speak { id, text } => {
-                let filter = self.filters.entry(id).or_default();
+                let words = &self.relay.pronunciations;
+                let filter = self.filters.entry(id).or_insert_with(|| Spoken::new(words.clone()));
                 let text = filter.push(&text);
                 self.speak(id, text);
             }

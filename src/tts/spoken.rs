@@ -3,14 +3,50 @@
 //! Works word by word on a stream: a word is passed on when the white space after it has come, so
 //! that it does not matter how the text was cut into tokens. Plain text passes unchanged.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 /// Text without white space is passed on at this many bytes.
 const LONGEST: usize = 240;
 /// Digits in one number from which it is no quantity but a name: read digit by digit.
 const LONG_NUMBER: usize = 7;
 
+/// How words are said that a voice gets wrong, by the word as it is written. A word in small
+/// letters stands for itself in any; one with capitals for itself alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pronunciations(BTreeMap<String, String>);
+
+impl FromIterator<(String, String)> for Pronunciations {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(words: I) -> Self {
+        Self(words.into_iter().collect())
+    }
+}
+
+impl Pronunciations {
+    /// The word with its core replaced; what is around it stays: `(SQL's)`.
+    fn replace(&self, word: &str) -> Option<String> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let start = word.find(char::is_alphanumeric)?;
+        let rest = word[start..].trim_end_matches(|c: char| !c.is_alphanumeric());
+        // `C++` has its own end.
+        let whole = word[start..].trim_end_matches(['.', ',', ';', ':', '!', '?', ')', '"', '”']);
+        let owned = rest.split(['\'', '’']).next().unwrap_or_default();
+        let (core, said) =
+            [whole, rest, owned].into_iter().find_map(|core| Some((core, self.said(core)?)))?;
+        Some(format!("{}{said}{}", &word[..start], &word[start + core.len()..]))
+    }
+
+    fn said(&self, core: &str) -> Option<&str> {
+        let said = self.0.get(core).or_else(|| self.0.get(&core.to_lowercase()));
+        said.map(String::as_str)
+    }
+}
+
 /// The filter of one speech.
 #[derive(Debug)]
 pub struct Spoken {
+    pronunciations: Arc<Pronunciations>,
     waiting: String,
     at_line_start: bool,
     in_fence: bool,
@@ -20,11 +56,21 @@ pub struct Spoken {
 
 impl Default for Spoken {
     fn default() -> Self {
-        Self { waiting: String::new(), at_line_start: true, in_fence: false, is_dropped: false }
+        Self::new(Arc::default())
     }
 }
 
 impl Spoken {
+    pub const fn new(pronunciations: Arc<Pronunciations>) -> Self {
+        Self {
+            pronunciations,
+            waiting: String::new(),
+            at_line_start: true,
+            in_fence: false,
+            is_dropped: false,
+        }
+    }
+
     /// What can be read out of the text so far.
     pub fn push(&mut self, text: &str) -> String {
         self.waiting.push_str(text);
@@ -97,7 +143,11 @@ impl Spoken {
         }
         let plain = without_emoji(&without_links(word));
         let plain = without_emphasis(&plain);
-        address(&plain).unwrap_or_else(|| digits(&plain))
+        self.pronunciations
+            .replace(&plain)
+            .or_else(|| address(&plain))
+            .or_else(|| telephone(&plain))
+            .unwrap_or_else(|| digits(&plain))
     }
 }
 
@@ -168,6 +218,32 @@ fn address(word: &str) -> Option<String> {
 
 fn dots(host: &str) -> String {
     host.replace('.', " dot ").replace('_', " underscore ")
+}
+
+/// A telephone number in groups: `555-010-9999`, `+49-30-1234567`. Dates are not.
+fn telephone(word: &str) -> Option<String> {
+    let start = word.find(|c: char| c == '+' || c.is_ascii_digit())?;
+    let bare = word[start..].trim_end_matches(|c: char| !c.is_ascii_digit());
+    let tail = &word[start + bare.len()..];
+    let groups: Vec<&str> = bare.trim_start_matches('+').split('-').collect();
+    let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
+    let is_number = groups
+        .iter()
+        .all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()));
+    let has_plus = bare.starts_with('+');
+    let is_date = matches!(lengths[..], [4, 1..=2, 1..=2] | [1..=2, 1..=2, 4]);
+    let is_long = lengths.iter().sum::<usize>() >= LONG_NUMBER;
+    if !is_number || !is_long || !(groups.len() > 1 || has_plus) || (is_date && !has_plus) {
+        return None;
+    }
+    let spaced = |group: &&str| {
+        let digits: Vec<String> = group.chars().map(String::from).collect();
+        digits.join(" ")
+    };
+    // A comma is a short pause.
+    let said: Vec<String> = groups.iter().map(spaced).collect();
+    let plus = if has_plus { "plus " } else { "" };
+    Some(format!("{}{plus}{}{tail}", &word[..start], said.join(", ")))
 }
 
 /// Long numbers are telephone or order numbers.
@@ -255,6 +331,20 @@ mod tests {
     fn long_numbers_are_read_digit_by_digit() {
         assert_eq!(spoken("Call 5550123 or 110."), "Call 5 5 5 0 1 2 3 or 110.");
         assert_eq!(spoken("It costs 1,250,000."), "It costs 1,250,000.");
+        assert_eq!(spoken("(555-010-9999)."), "(5 5 5, 0 1 0, 9 9 9 9).");
+        assert_eq!(spoken("+49-30-1234567,"), "plus 4 9, 3 0, 1 2 3 4 5 6 7,");
+        assert_eq!(spoken("+15550100999"), "plus 1 5 5 5 0 1 0 0 9 9 9");
+        assert_eq!(spoken("On 2026-11-22, 9-5, +3."), "On 2026-11-22, 9-5, +3.");
+    }
+
+    #[test]
+    fn words_are_said_as_they_were_asked_to_be() {
+        let words = [("SQL", "sequel"), ("nginx", "engine x"), ("C++", "see plus plus")];
+        let words = words.into_iter().map(|(word, said)| (word.to_owned(), said.to_owned()));
+        let mut filter = Spoken::new(Arc::new(words.collect()));
+        let mut out = filter.push("**SQL** and (SQL's) sql, Nginx. NGINX: C++, C");
+        out.push_str(&filter.finish());
+        assert_eq!(out, "sequel and (sequel's) sql, engine x. engine x: see plus plus, C");
     }
 
     #[test]

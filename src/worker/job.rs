@@ -100,6 +100,9 @@ pub trait JobRunner: Send + Sync + 'static {
     /// [`JobContext::over`] has told before. Runs on a
     /// task of its own; a panic fails this job alone.
     async fn run(&self, job: Assignment, context: JobContext) -> Result<(), JobError>;
+
+    /// A job is being accepted; most of the time [`Self::run`] follows. Must return at once.
+    fn prepare(&self) {}
 }
 
 struct Handle {
@@ -134,6 +137,11 @@ impl Jobs {
             handles: BTreeMap::new(),
             over: mpsc::channel(64),
         }
+    }
+
+    /// A job is likely to start soon. Must be called inside a tokio runtime.
+    pub fn prepare(&self) {
+        self.runner.prepare();
     }
 
     /// Must be called inside a tokio runtime.

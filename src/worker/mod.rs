@@ -13,6 +13,7 @@ pub mod protocol;
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+use livekit_protocol::{WorkerMessage, worker_message::Message as ToServer};
 use metrics::{counter, gauge, histogram};
 use secrecy::SecretString;
 use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
@@ -233,6 +234,9 @@ impl Driver {
             match command {
                 Command::Connect => self.link = Some(Link::open(self.endpoint.clone())),
                 Command::Send(message) => {
+                    if accepts(&message) {
+                        self.jobs.prepare();
+                    }
                     if let Some(Err(reason)) = self.link.as_ref().map(|link| link.send(*message)) {
                         self.close();
                         self.protocol.handle_input(Input::Disconnected(reason), clock::now());
@@ -289,6 +293,11 @@ async fn heard(link: Option<&mut Link>) -> Input {
         Some(link) => link.next().await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether a job that was offered is taken.
+fn accepts(message: &WorkerMessage) -> bool {
+    matches!(&message.message, Some(ToServer::Availability(answer)) if answer.available)
 }
 
 fn record_end(job_id: &str, result: &Result<(), JobError>, ran: Duration) {

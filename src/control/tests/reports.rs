@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     session::command::Usage,
+    telemetry::usage::Used,
     transcript::{
         reporter::{DEFAULT_OUTBOX_CAP, Reporter, ReporterConfig, SessionInfo},
         segment::{Segment, SpeakerKind},
@@ -43,7 +44,12 @@ async fn a_worker_reports_a_call_through_its_outbox() {
     segment.is_final = true;
     session.final_segment(&segment).await.unwrap();
     session.state("thinking");
-    session.usage(Usage::Stt { audio_ms: 900 }, "deepgram", "nova-3");
+    session.usage(Used {
+        usage: Usage::Stt { link: 0, audio_ms: 900 },
+        provider: "deepgram",
+        model: "nova-3",
+        cost: Some(115_500),
+    });
     session.close().await;
     assert!(reporter.flush(LIMIT).await);
 
@@ -53,6 +59,16 @@ async fn a_worker_reports_a_call_through_its_outbox() {
     let (_, page) = control.get(&format!("/api/sessions/{id}/transcripts")).await;
     let row = &page["transcripts"][0];
     assert_eq!((&row["content"], &row["timestampMs"]), (&json!("Book a table."), &json!(1_500)));
+    let used = json!({
+        "usage": [{
+            "service": "stt", "provider": "deepgram", "model": "nova-3", "audioMs": 900,
+            "costNanoUsd": 115_500
+        }],
+        "costUsd": 0.000_116
+    });
+    assert_eq!(control.get(&format!("/api/sessions/{id}/usage")).await.1, used);
+    assert_eq!(control.get("/api/usage?from=1").await.1, used);
+    assert_eq!(control.get("/api/usage?to=1").await.1, json!({"usage": [], "costUsd": 0.0}));
     let mut listener = control.listen(&id, Some("0")).await;
     let heard = listener.hear(4).await.join(" ");
     assert!(heard.starts_with("final:Book a table. state:thinking usage:"), "{heard}");

@@ -48,6 +48,8 @@ async fn the_openapi_document_has_every_route_and_every_route_is_served() {
         "GET /api/sessions/{id}/transcripts/export",
         "GET /api/sessions/{id}/transcripts/live",
         "GET /api/sessions/{id}/transcripts/socket",
+        "GET /api/sessions/{id}/usage",
+        "GET /api/usage",
         "GET /api/voice-sessions",
         "GET /api/voice-sessions/{room}",
         "GET /docs",

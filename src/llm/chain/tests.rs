@@ -68,7 +68,7 @@ impl Line {
             while let Some(it) = told.recv().await {
                 match it {
                     Told::Text(piece) => text.push_str(&piece),
-                    Told::Usage { link, .. } => links.push(link),
+                    Told::Usage { link, .. } => links.push(usize::from(link)),
                     Told::Working => {}
                 }
             }
@@ -125,7 +125,7 @@ async fn every_fault_in_mid_answer_is_gone_on_from_without_a_repetition() {
                 let line = Line::open(script(broken, next, open_hours())).await;
                 let (text, links) = line.ask().await;
                 assert_eq!(text.unwrap(), WHOLE, "after {at} tokens, anew: {begins_anew}");
-                assert_eq!(links, [1]);
+                assert_eq!(links.last(), Some(&1));
             }
         }
     }
@@ -162,7 +162,64 @@ async fn two_that_die_in_the_same_answer_are_made_good_by_the_third() {
     let anthropic = open_hours().disconnect_after(4);
     let openai = open_hours().fail_after(6);
     let line = Line::open(script(anthropic, openai, open_hours())).await;
-    assert_eq!(line.ask().await, (Ok(WHOLE.into()), vec![2]));
+    let (text, links) = line.ask().await;
+    assert_eq!((text, links.last()), (Ok(WHOLE.into()), Some(&2)));
+}
+
+/// What a chain tells a session; cancelled at the first word, if so asked.
+async fn told(line: &Line, is_cut: bool) -> Vec<LlmEvent> {
+    let (sender, mut events) = mpsc::channel(64);
+    let cancel = CancellationToken::new();
+    let (chain, token) = (line.chain.clone(), cancel.clone());
+    let messages = [Message { role: Role::User, text: "When are you open?".into() }];
+    let request = GenerateRequest { messages: messages.into() };
+    tokio::spawn(async move { chain.generate(request, sender, token).await });
+    let mut told = Vec::new();
+    while let Some(event) = timeout(BOUND, events.recv()).await.unwrap() {
+        if is_cut {
+            cancel.cancel();
+        }
+        told.push(event);
+    }
+    told
+}
+
+/// Link, input tokens, output tokens, whether estimated.
+fn usage(told: &[LlmEvent]) -> Vec<(u8, u64, u64, bool)> {
+    let usage = told.iter().filter_map(|event| match *event {
+        LlmEvent::Usage { link, input_tokens, output_tokens, estimated, .. } => {
+            Some((link, input_tokens, output_tokens, estimated))
+        }
+        _ => None,
+    });
+    usage.collect()
+}
+
+#[tokio::test]
+async fn an_answer_that_is_interrupted_has_used_something() {
+    let line = Line::open(script(open_hours().stall_after(5), open_hours(), open_hours())).await;
+    let told = told(&line, true).await;
+    let [(0, 5, written, true)] = usage(&told)[..] else { panic!("{told:?}") };
+    assert!((1..=5).contains(&written), "{told:?}");
+    assert!(!told.contains(&LlmEvent::End));
+}
+
+#[tokio::test]
+async fn what_each_used_of_an_answer_that_broke_off_is_told_of_each() {
+    let line = Line::open(script(open_hours().stall_after(5), open_hours(), open_hours())).await;
+    let told = told(&line, false).await;
+    let [(0, 5, 1.., true), (1, 1.., 1.., false)] = usage(&told)[..] else { panic!("{told:?}") };
+    assert_eq!(
+        (line.chain.name_of(0), line.chain.name_of(1).0),
+        (("anthropic", "claude"), "openai")
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_has_used_nothing() {
+    let line = Line::open(script(open_hours().refuse(500), open_hours(), open_hours())).await;
+    let told = told(&line, false).await;
+    assert!(matches!(usage(&told)[..], [(1, _, _, false)]), "{told:?}");
 }
 
 #[tokio::test]
@@ -198,7 +255,7 @@ async fn cancel_closes_the_connection_says_no_more_and_opens_the_next() {
     let log = stalled.doubles.log();
     timeout(BOUND, log.wait_for_count(1, |entry| entry.what == What::Closed)).await.unwrap();
     while let Some(event) = timeout(BOUND, events.recv()).await.unwrap() {
-        assert!(matches!(event, LlmEvent::Text(_)), "{event:?}");
+        assert!(matches!(event, LlmEvent::Text(_) | LlmEvent::Usage { .. }), "{event:?}");
     }
     let is_models = |entry: &Entry| matches!(&entry.what, What::Request { target, .. } if target.ends_with("/models"));
     timeout(BOUND, log.wait_for_count(1, is_models)).await.unwrap();
@@ -215,6 +272,10 @@ async fn a_simple_turn_is_the_small_models_and_the_large_one_stands_behind() {
         let links = &line.chain.links;
         let one = |at: usize| Chain::new(vec![links[at].model.clone()], Haste::default()).unwrap();
         let line = Line { chain: one(1).with_small(one(0)), doubles: line.doubles };
-        assert_eq!(line.ask().await.0.unwrap(), expected);
+        let (text, links) = line.ask().await;
+        assert_eq!(text.unwrap(), expected);
+        // Both are behind the one that stands first: it is link 0 and the small one 1.
+        let by = if expected == "Small." { ("anthropic", 1) } else { ("openai", 0) };
+        assert_eq!((line.chain.name_of(links[0] as u8).0, links[0]), by);
     }
 }

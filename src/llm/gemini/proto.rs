@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_model_that_must_answer_is_told_to_call_nothing() {
-        let weather = ToolSpec {
+        let weather = crate::llm::model::ToolSpec {
             name: "weather".into(),
             description: String::new(),
             parameters: json!({"type": "object"}),

@@ -91,6 +91,8 @@ fn ask(llm: Arc<OpenAi>, said: &[&str]) -> Answer {
                 let event = match piece {
                     Piece::Text(text) => LlmEvent::Text(text),
                     Piece::Usage(usage) => LlmEvent::Usage {
+                        link: 0,
+                        estimated: false,
                         input_tokens: usage.input,
                         cached_tokens: usage.cached,
                         output_tokens: usage.output,
@@ -316,7 +318,7 @@ async fn a_turn_goes_over_the_connection_that_was_opened_ahead_and_so_does_the_n
         timeout(BOUND, context.log.wait_for_count(turn, closed)).await.unwrap();
         tokio::task::yield_now().await;
     }
-    assert_eq!(connections.lock().unwrap().len(), 1);
+    assert_eq!(connections.lock().unwrap().len(), 2, "one and a spare");
 }
 
 #[tokio::test]

@@ -4,13 +4,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Driver, Generation, QUEUE};
+use super::{Driver, Generation, QUEUE, Speaking};
 use crate::{
     clock,
     llm::GenerateRequest,
     room::output::PlayoutCommand,
     session::{
-        command::Command,
+        command::{Command, Usage},
         input::{GenerationId, Input, TtsInput},
         ports::Shown,
         state::CloseReason,
@@ -37,7 +37,7 @@ impl Driver {
                     if self.generation.as_ref().is_some_and(|current| current.id == id)
                         && let Some(generation) = self.generation.take()
                     {
-                        generation.cancel.cancel();
+                        self.cut_short(generation);
                     }
                 }
                 Command::FinalizeStt { speaker } => {
@@ -85,6 +85,16 @@ impl Driver {
         }
     }
 
+    /// While the user speaks there is time for what the answer must not wait for.
+    pub(super) fn stay_warm(&self) {
+        if let Some(Speaking { llm, voice, .. }) = &self.speaking {
+            let (llm, voice) = (llm.clone(), voice.clone());
+            tokio::spawn(async move {
+                futures_util::join!(llm.prewarm(), voice.stay_warm());
+            });
+        }
+    }
+
     fn generate(&mut self, id: GenerationId, request: GenerateRequest) {
         let Some(speaking) = &self.speaking else { return };
         let (sender, events) = mpsc::channel(QUEUE);
@@ -92,8 +102,21 @@ impl Driver {
         let (llm, token) = (speaking.llm.clone(), cancel.clone());
         tokio::spawn(async move { llm.generate(request, sender, token).await });
         if let Some(earlier) = self.generation.replace(Generation { id, events, cancel }) {
-            earlier.cancel.cancel();
+            self.cut_short(earlier);
         }
+    }
+
+    /// Cancels an answer. What it has used is told all the same, at the latest after its end.
+    pub(super) fn cut_short(&self, mut generation: Generation) {
+        generation.cancel.cancel();
+        let shown = self.shown.clone();
+        tokio::spawn(async move {
+            while let Some(event) = generation.events.recv().await {
+                if let Some(usage) = Usage::of(&event) {
+                    let _ = shown.send(Shown::Usage(usage)).await;
+                }
+            }
+        });
     }
 
     fn say(&mut self, id: SpeechId, command: TtsCommand) {

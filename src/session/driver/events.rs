@@ -78,7 +78,7 @@ impl Driver {
             SttEvent::Interim(transcript) => SttInput::Interim(transcript),
             SttEvent::Final(transcript) => SttInput::Final(transcript),
             SttEvent::EndOfTurn => SttInput::EndOfTurn,
-            SttEvent::Usage { audio_ms } => SttInput::Usage { audio_ms },
+            SttEvent::Usage { link, audio_ms } => SttInput::Usage { link, audio_ms },
             SttEvent::Lost { reason, retry_in } => {
                 warn!(reason, retry_in_ms = retry_in.as_millis() as u64, "speech recognition lost");
                 SttInput::Lost
@@ -115,7 +115,9 @@ impl Driver {
                 send(&speaking.playout, PlayoutCommand::Finish { id });
                 (id, TtsInput::Error(error))
             }
-            TtsEvent::Usage { characters } => (SpeechId(0), TtsInput::Usage { characters }),
+            TtsEvent::Usage { link, characters } => {
+                (SpeechId(0), TtsInput::Usage { link, characters })
+            }
         };
         self.session.handle_input(Input::Tts { id, event }, now);
     }

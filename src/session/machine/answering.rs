@@ -143,8 +143,7 @@ impl Session {
     }
 
     pub(super) fn on_llm(&mut self, id: GenerationId, event: LlmEvent, now: Instant) {
-        if let LlmEvent::Usage { input_tokens, cached_tokens, output_tokens } = event {
-            let usage = Usage::Llm { input_tokens, cached_tokens, output_tokens };
+        if let Some(usage) = Usage::of(&event) {
             self.command(Command::Usage(usage));
             return;
         }

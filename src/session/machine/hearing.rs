@@ -218,7 +218,9 @@ impl Session {
         match event {
             SttInput::Interim(heard) => self.on_transcript(id, &heard, false, now),
             SttInput::Final(heard) => self.on_transcript(id, &heard, true, now),
-            SttInput::Usage { audio_ms } => self.command(Command::Usage(Usage::Stt { audio_ms })),
+            SttInput::Usage { link, audio_ms } => {
+                self.command(Command::Usage(Usage::Stt { link, audio_ms }));
+            }
             // A hint: the detector tells when speech begins.
             SttInput::SpeechStarted => {}
             SttInput::EndOfTurn => {

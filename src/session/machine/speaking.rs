@@ -99,8 +99,8 @@ impl Session {
     }
 
     pub(super) fn on_tts(&mut self, id: SpeechId, event: TtsInput, now: Instant) {
-        if let TtsInput::Usage { characters } = event {
-            self.command(Command::Usage(Usage::Tts { characters }));
+        if let TtsInput::Usage { link, characters } = event {
+            self.command(Command::Usage(Usage::Tts { link, characters }));
             return;
         }
         let held = self.hold.is_some();

@@ -116,7 +116,13 @@ impl Call {
             let error = LlmError::Interrupted("scripted".into());
             self.schedule(at, Event::Llm(id, LlmEvent::Error(error)));
         } else if stalls_after.is_none() {
-            let usage = LlmEvent::Usage { input_tokens: 10, cached_tokens: 0, output_tokens: 10 };
+            let usage = LlmEvent::Usage {
+                link: 0,
+                input_tokens: 10,
+                cached_tokens: 0,
+                output_tokens: 10,
+                estimated: false,
+            };
             self.schedule(at, Event::Llm(id, usage));
             self.schedule(at, Event::Llm(id, LlmEvent::End));
         }

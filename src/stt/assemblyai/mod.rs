@@ -5,6 +5,7 @@ pub mod proto;
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use url::Url;
@@ -14,7 +15,7 @@ use super::{
     Stt, SttEvent, SttStream,
     driver::{self, Holding},
 };
-use crate::audio::queue::AudioReceiver;
+use crate::{audio::queue::AudioReceiver, net::dial};
 
 /// How to reach AssemblyAI and what to ask of it.
 #[derive(Debug, Clone)]
@@ -43,6 +44,10 @@ impl Stt for AssemblyAi {
 
     fn model(&self) -> &str {
         &self.0.options.model
+    }
+
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        Box::pin(dial::prepare(&self.0.base_url))
     }
 
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream {

@@ -9,6 +9,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use url::Url;
@@ -18,7 +19,7 @@ use super::{
     Stt, SttEvent, SttStream,
     driver::{self, Holding},
 };
-use crate::audio::queue::AudioReceiver;
+use crate::{audio::queue::AudioReceiver, net::dial};
 
 /// How to reach Deepgram and what to ask of it.
 #[derive(Debug, Clone)]
@@ -54,6 +55,10 @@ impl Stt for Deepgram {
 
     fn model(&self) -> &str {
         &self.0.options.model
+    }
+
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        Box::pin(dial::prepare(&self.0.base_url))
     }
 
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream {

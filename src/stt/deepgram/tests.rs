@@ -336,7 +336,7 @@ async fn usage_adds_up_to_what_was_sent() {
     call.control(SttControl::Close).await;
     let mut reports = Vec::new();
     while let Some(event) = call.next().await {
-        if let SttEvent::Usage { audio_ms } = event {
+        if let SttEvent::Usage { audio_ms, .. } = event {
             reports.push(audio_ms);
         }
     }

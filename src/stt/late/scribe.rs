@@ -14,13 +14,14 @@ use super::queue::{Claim, LateQueue};
 use crate::{
     audio::queue::audio_queue,
     clock,
+    config::Prices,
     net::breaker::Severity,
     session::command::Usage,
     stt::{
         Stt, SttControl, SttError, SttEvent, SttStream, Transcript, driver::SAMPLE_RATE,
         relay::Relay,
     },
-    telemetry::metrics as names,
+    telemetry::{metrics as names, usage::Used},
     transcript::{
         reporter::{Reporter, SessionReporter},
         segment::SpeakerKind,
@@ -54,6 +55,7 @@ const EVENTS: usize = 256;
 pub struct Scribe {
     queue: LateQueue,
     relay: Relay,
+    prices: Prices,
     reporter: Reporter,
     tried: HashMap<PathBuf, Tried>,
     /// Of the session whose utterance was the last.
@@ -84,15 +86,21 @@ enum Outcome {
 impl Scribe {
     /// Begins; ends when the handle is dropped. What is not done then is on disk. Runs in a tokio
     /// runtime.
-    pub fn start(queue: LateQueue, relay: Relay, reporter: Reporter) -> AbortOnDropHandle<()> {
-        let scribe = Self { queue, relay, reporter, tried: HashMap::new(), session: None };
+    pub fn start(
+        queue: LateQueue,
+        relay: Relay,
+        prices: Prices,
+        reporter: Reporter,
+    ) -> AbortOnDropHandle<()> {
+        let scribe = Self { queue, relay, prices, reporter, tried: HashMap::new(), session: None };
         AbortOnDropHandle::new(tokio::spawn(scribe.run()))
     }
 
     /// Works it off as far as that goes now; how many utterances were understood. Runs in a tokio
     /// runtime.
-    pub async fn drain(queue: LateQueue, relay: Relay, reporter: Reporter) -> u64 {
-        let mut scribe = Self { queue, relay, reporter, tried: HashMap::new(), session: None };
+    pub async fn drain(queue: LateQueue, relay: Relay, prices: Prices, reporter: Reporter) -> u64 {
+        let mut scribe =
+            Self { queue, relay, prices, reporter, tried: HashMap::new(), session: None };
         let (mut understood, mut failures) = (0, 0);
         while failures < FAILURES {
             match scribe.one().await {
@@ -153,9 +161,11 @@ impl Scribe {
             }
             Ok(heard) => {
                 runner.health.succeeded();
-                let usage = Usage::Stt { audio_ms: heard.audio_ms };
+                let usage = Usage::Stt { link: 0, audio_ms: heard.audio_ms };
                 let (provider, model) = (runner.stt.provider(), runner.stt.model().to_owned());
-                self.report(claim, heard, |session| session.usage(usage, provider, &model)).await
+                let cost = self.prices.cost(provider, &model, usage);
+                let used = Used { usage, provider, model: &model, cost };
+                self.report(claim, heard, |session| session.usage(used)).await
             }
             Err(error) => {
                 let severity =
@@ -320,7 +330,7 @@ fn take(event: Option<SttEvent>, heard: &mut Heard) -> Result<bool, SttError> {
         Some(SttEvent::Lost { reason, .. }) => return Err(SttError::Unreachable(reason)),
         Some(SttEvent::Failed(error)) => return Err(error),
         Some(SttEvent::Final(told)) => heard.add(&told),
-        Some(SttEvent::Usage { audio_ms }) => heard.audio_ms += audio_ms,
+        Some(SttEvent::Usage { audio_ms, .. }) => heard.audio_ms += audio_ms,
         Some(SttEvent::EndOfTurn) => return Ok(true),
         Some(_) => {}
     }

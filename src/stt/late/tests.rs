@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     audio::queue::{AudioReceiver, AudioSender, audio_queue},
+    config::Prices,
     doubles::{Doubles, Script, faults::Faulty, serve},
     net::{backoff::Backoff, url::parse_base},
     stt::{
@@ -200,7 +201,8 @@ async fn what_waited_too_long_is_a_late_row_and_the_rest_is_heard_as_ever() {
     assert!((9..14).contains(&queued), "{queued}");
 
     world.mend();
-    let _scribe = Scribe::start(queue, world.relay.clone(), world.reporter().await);
+    let _scribe =
+        Scribe::start(queue, world.relay.clone(), Prices::default(), world.reporter().await);
     call.says(60).await;
     let late = world.late(queued).await;
     let heard = call.ends().await;
@@ -234,8 +236,13 @@ async fn who_hangs_up_unheard_is_understood_by_the_next_process() {
     world.mend();
     let queue = world.queue().await;
     // As `antiphon transcribe-queue` does; the worker's does the same until it is stopped.
-    let understood =
-        Scribe::drain(queue.clone(), world.relay.clone(), world.reporter().await).await;
+    let understood = Scribe::drain(
+        queue.clone(),
+        world.relay.clone(),
+        Prices::default(),
+        world.reporter().await,
+    )
+    .await;
     assert_eq!((understood, queue.waiting().await.unwrap().0), (3, 0));
     assert_all(3, &world.late(3).await);
 }

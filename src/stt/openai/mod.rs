@@ -9,6 +9,7 @@ mod tests;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::{
     sync::mpsc,
@@ -28,6 +29,7 @@ use crate::{
         self,
         backoff::Backoff,
         http::{self, Endpoint, EndpointError, Failure, KeyHeader},
+        warm::Warm,
     },
 };
 
@@ -82,7 +84,7 @@ pub enum OpenAiSttConfigError {
 #[derive(Debug)]
 struct Shared {
     endpoint: Endpoint,
-    client: reqwest::Client,
+    connections: Warm,
     config: OpenAiSttConfig,
 }
 
@@ -94,8 +96,9 @@ impl OpenAiStt {
     pub fn new(config: OpenAiSttConfig) -> Result<Self, OpenAiSttConfigError> {
         let key = config.api_key.clone();
         let endpoint = Endpoint::new(&config.base_url, key, KeyHeader::Bearer)?;
-        let client = http::client(Duration::from_secs(2)).map_err(OpenAiSttConfigError::Client)?;
-        Ok(Self(Arc::new(Shared { endpoint, client, config })))
+        let connections = Warm::new(&endpoint, &["models"], Duration::from_secs(2))
+            .map_err(OpenAiSttConfigError::Client)?;
+        Ok(Self(Arc::new(Shared { endpoint, connections, config })))
     }
 }
 
@@ -110,6 +113,10 @@ impl Stt for OpenAiStt {
 
     fn gives_interims(&self) -> bool {
         false
+    }
+
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.connections.ready())
     }
 
     fn open(&self, audio: AudioReceiver, events: mpsc::Sender<SttEvent>) -> SttStream {
@@ -224,7 +231,12 @@ impl Driver {
 
     async fn take(&mut self, cut: Option<Cut>) -> Result<(), Over> {
         match cut {
-            Some(Cut::Started) => self.tell(SttEvent::SpeechStarted).await,
+            Some(Cut::Started) => {
+                // At its end the utterance is not to wait for a connection.
+                let connections = self.shared.connections.clone();
+                tokio::spawn(async move { connections.ready().await });
+                self.tell(SttEvent::SpeechStarted).await
+            }
             Some(Cut::Utterance(utterance)) => {
                 if self.waiting.len() == MAX_WAITING {
                     warn!(provider = "openai", "an utterance goes untranscribed");
@@ -256,7 +268,8 @@ impl Driver {
                 if std::mem::take(&mut self.is_lost) {
                     self.tell(SttEvent::Connected).await?;
                 }
-                self.tell(SttEvent::Usage { audio_ms: transcript.duration_ms }).await?;
+                let audio_ms = transcript.duration_ms;
+                self.tell(SttEvent::Usage { link: 0, audio_ms }).await?;
                 if transcript.text.is_empty() {
                     return Ok(());
                 }
@@ -291,14 +304,15 @@ async fn request(shared: Arc<Shared>, utterance: Arc<Utterance>) -> Result<Trans
     let boundary = format!("antiphon-{}", uuid::Uuid::new_v4().simple());
     let form = shared.config.options.form(&boundary, &utterance.samples);
     let request = shared
-        .client
+        .connections
         .post(shared.endpoint.url(&["audio", "transcriptions"]))
-        .headers(shared.endpoint.headers().clone())
         .header("content-type", format!("multipart/form-data; boundary={boundary}"))
         .timeout(shared.config.timeout)
         .body(form);
-    let response = http::send(request).await.map_err(|failure| problem(&shared, failure))?;
+    let sent = shared.connections.send(request).await;
+    let (response, lease) = sent.map_err(|failure| problem(&shared, failure))?;
     let body = http::read_bounded(response, MAX_BYTES).await;
+    lease.ended();
     proto::read(&body, utterance.start_ms, utterance.duration_ms()).ok_or_else(|| Problem {
         error: SttError::Protocol("the answer is no transcript".into()),
         after: Duration::ZERO,

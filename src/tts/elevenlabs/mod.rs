@@ -11,18 +11,19 @@ pub mod voices;
 
 use std::{pin::Pin, time::Duration};
 
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::mpsc;
 use url::Url;
 
 use self::{
     machine::{Action, Machine, Refusal, Settings},
-    proto::{OutputFormat, Query, VoiceSettings},
+    proto::{DictionaryLocator, OutputFormat, Query, VoiceSettings},
 };
 use crate::{
     clock,
     net::{
-        random_fraction,
+        dial, random_fraction,
         url::BaseUrlError,
         ws::{self, ConnectError, Connection, Frame, Limits},
     },
@@ -33,6 +34,9 @@ use crate::{
 const COMMANDS: usize = 256;
 /// The longest `inactivity_timeout` that the server takes, in s.
 const MAX_INACTIVITY: u32 = 180;
+
+/// Pronunciation dictionaries that the server takes in one request.
+pub const MAX_DICTIONARIES: usize = 3;
 
 /// How to reach ElevenLabs and how it is to speak.
 #[derive(Debug, Clone)]
@@ -45,6 +49,8 @@ pub struct ElevenLabsConfig {
     /// In Hz: 8000, 16000, 24000 or 48000.
     pub output_rate: u32,
     pub voice: VoiceSettings,
+    /// How words are pronounced; at most [`MAX_DICTIONARIES`], looked through in this order.
+    pub dictionaries: Vec<DictionaryLocator>,
     /// ISO 639-1; `None` leaves it to the model.
     pub language: Option<String>,
     /// `multi-stream-input`, many speeches on one socket; otherwise `stream-input`.
@@ -72,6 +78,7 @@ impl ElevenLabsConfig {
             model: "eleven_turbo_v2_5".into(),
             output_rate: 24_000,
             voice: VoiceSettings::default(),
+            dictionaries: Vec::new(),
             language: None,
             multi: true,
             auto_mode: true,
@@ -95,6 +102,8 @@ pub enum ElevenLabsConfigError {
     Model,
     #[error("an output rate of {0} Hz cannot be sent to a room: use 8000, 16000, 24000 or 48000")]
     OutputRate(u32),
+    #[error("more than {MAX_DICTIONARIES} pronunciation dictionaries")]
+    Dictionaries,
     #[error("{0} must lie in {1}")]
     OutOfRange(&'static str, &'static str),
 }
@@ -143,6 +152,9 @@ impl ElevenLabs {
                 return Err(Fault::OutOfRange(name, range));
             }
         }
+        if config.dictionaries.len() > MAX_DICTIONARIES {
+            return Err(Fault::Dictionaries);
+        }
         let query = Query {
             model_id: &config.model,
             output_format,
@@ -159,6 +171,7 @@ impl ElevenLabs {
                 multi: config.multi,
                 voice: config.voice,
                 schedule: if config.auto_mode { vec![] } else { config.chunk_length_schedule },
+                dictionaries: config.dictionaries,
                 sample_rate: config.output_rate,
                 audio_timeout: config.audio_timeout,
                 connect_budget: config.connect_budget,
@@ -181,6 +194,10 @@ impl Tts for ElevenLabs {
 
     fn sample_rate(&self) -> u32 {
         self.settings.sample_rate
+    }
+
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        Box::pin(dial::prepare(&self.socket))
     }
 
     fn connect(&self, events: mpsc::Sender<TtsEvent>) -> TtsConnection {

@@ -105,7 +105,7 @@ impl Line {
                     heard.samples += samples.len();
                 }
                 TtsEvent::Alignment { id, words } if id.0 == speech => heard.words.extend(words),
-                TtsEvent::Usage { characters } => heard.characters += characters,
+                TtsEvent::Usage { characters, .. } => heard.characters += characters,
                 TtsEvent::End { id } if id.0 == speech => return heard,
                 TtsEvent::Error { id, error } if id.0 == speech => {
                     heard.error = Some(error);

@@ -12,6 +12,7 @@ mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use tokio::{
     sync::mpsc,
@@ -23,7 +24,10 @@ use self::{
     speaking::{Text, speak},
 };
 use super::{SpeechId, Tts, TtsCommand, TtsConnection, TtsError, TtsEvent};
-use crate::net::http::{self, Endpoint, EndpointError, KeyHeader};
+use crate::net::{
+    http::{Endpoint, EndpointError, KeyHeader},
+    warm::Warm,
+};
 
 /// Commands that may wait for the task.
 const COMMANDS: usize = 256;
@@ -85,7 +89,7 @@ pub enum OpenAiTtsConfigError {
 struct Shared {
     parameters: Parameters,
     endpoint: Endpoint,
-    client: reqwest::Client,
+    connections: Warm,
     audio_timeout: Duration,
     retries: u32,
 }
@@ -114,8 +118,9 @@ impl OpenAiTts {
                 instructions: config.instructions,
                 speed: config.speed,
             },
+            connections: Warm::new(&endpoint, &["models"], config.connect_timeout)
+                .map_err(Fault::Client)?,
             endpoint,
-            client: http::client(config.connect_timeout).map_err(Fault::Client)?,
             audio_timeout: config.audio_timeout,
             retries: config.retries,
         })))
@@ -133,6 +138,14 @@ impl Tts for OpenAiTts {
 
     fn sample_rate(&self) -> u32 {
         SAMPLE_RATE
+    }
+
+    fn prewarm(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.connections.ready())
+    }
+
+    fn stay_warm(&self) -> BoxFuture<'_, ()> {
+        self.prewarm()
     }
 
     fn connect(&self, events: mpsc::Sender<TtsEvent>) -> TtsConnection {
@@ -157,7 +170,10 @@ async fn run(
     let mut speeches: HashMap<SpeechId, Speech> = HashMap::new();
     let mut newest = None;
     let mut tasks = JoinSet::new();
-    tasks.spawn(warm(shared.clone()));
+    tasks.spawn({
+        let connections = shared.connections.clone();
+        async move { connections.ready().await }
+    });
     loop {
         let command = tokio::select! {
             biased;
@@ -207,16 +223,4 @@ async fn run(
             speech.text = None;
         }
     }
-}
-
-/// Opens a connection ahead of the first speech; failure is not an error.
-async fn warm(shared: Arc<Shared>) {
-    let request = shared.client.get(shared.endpoint.url(&["models"]));
-    let request = request.headers(shared.endpoint.headers().clone());
-    let warm = async {
-        if let Ok(response) = request.send().await {
-            http::read_bounded(response, 1 << 20).await;
-        }
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(5), warm).await;
 }

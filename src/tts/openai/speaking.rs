@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{Shared, proto::SAMPLE_RATE};
 use crate::{
-    net::http::{self, Failure},
+    net::{http::Failure, warm::Lease},
     tts::{SpeechId, TtsError, TtsEvent, chunker::Chunker, pcm::to_samples, words::spread},
 };
 
@@ -34,7 +34,7 @@ pub(super) enum Text {
 /// A piece on its way.
 struct Piece {
     text: String,
-    response: JoinHandle<Result<reqwest::Response, Failure>>,
+    response: JoinHandle<Result<(reqwest::Response, Lease), Failure>>,
 }
 
 impl Drop for Piece {
@@ -136,7 +136,7 @@ impl Speaking {
             let Some(text) = piece else { return };
             self.any_sent = true;
             let characters = text.chars().count() as u64;
-            let _ = self.events.send(TtsEvent::Usage { characters }).await;
+            let _ = self.events.send(TtsEvent::Usage { link: 0, characters }).await;
             let response = tokio::spawn(request(self.shared.clone(), text.clone()));
             self.pieces.push_back(Piece { text, response });
         }
@@ -192,7 +192,7 @@ impl Speaking {
                 () = sleep_until(begun + limit) => return Err(late()),
             }
         };
-        let response = response
+        let (response, lease) = response
             .map_err(|_| TtsError::Interrupted("the request was given up".into()))?
             .map_err(|failure| self.fault(failure))?;
         let mut body = response.bytes_stream();
@@ -219,7 +219,10 @@ impl Speaking {
                 Ok(Some(Err(error))) => {
                     return Err(TtsError::Interrupted(Failure::from_reqwest(error).to_string()));
                 }
-                Ok(None) if heard => return Ok(()),
+                Ok(None) if heard => {
+                    lease.ended();
+                    return Ok(());
+                }
                 Ok(None) => {
                     return Err(TtsError::Interrupted("the answer has no audio".into()));
                 }
@@ -264,10 +267,9 @@ impl Speaking {
     }
 }
 
-async fn request(shared: Arc<Shared>, text: String) -> Result<reqwest::Response, Failure> {
-    let request = shared.client.post(shared.endpoint.url(&["audio", "speech"]));
-    let request = request.headers(shared.endpoint.headers().clone());
-    http::send(request.json(&shared.parameters.body(&text))).await
+async fn request(shared: Arc<Shared>, text: String) -> Result<(reqwest::Response, Lease), Failure> {
+    let request = shared.connections.post(shared.endpoint.url(&["audio", "speech"]));
+    shared.connections.send(request.json(&shared.parameters.body(&text))).await
 }
 
 async fn at(deadline: Option<Instant>) {

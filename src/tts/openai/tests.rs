@@ -61,7 +61,7 @@ impl Line {
                 TtsEvent::Alignment { words, .. } => {
                     heard.words.extend(words.into_iter().map(|word| word.text));
                 }
-                TtsEvent::Usage { characters } => heard.characters += characters,
+                TtsEvent::Usage { characters, .. } => heard.characters += characters,
                 TtsEvent::End { .. } => return heard,
                 TtsEvent::Error { error, .. } => {
                     heard.error = Some(error);

@@ -132,8 +132,9 @@ impl Baton {
             | TtsEvent::Alignment { id, .. }
             | TtsEvent::End { id }
             | TtsEvent::Error { id, .. } => *id,
-            TtsEvent::Usage { .. } => {
-                self.events.push_back(event);
+            TtsEvent::Usage { characters, .. } => {
+                let (link, characters) = (u8::try_from(voice).unwrap_or(u8::MAX), *characters);
+                self.events.push_back(TtsEvent::Usage { link, characters });
                 return;
             }
         };

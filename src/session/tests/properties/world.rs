@@ -186,7 +186,7 @@ impl World {
             26 => stt(SttInput::Started),
             27 => stt(if step.a.is_multiple_of(2) { SttInput::Lost } else { SttInput::Restored }),
             28 => stt(SttInput::Failed(SttError::Unreachable("random".into()))),
-            29 => stt(SttInput::Usage { audio_ms: 1 }),
+            29 => stt(SttInput::Usage { link: 0, audio_ms: 1 }),
             30..=36 => {
                 let text = match step.a % 8 {
                     0 => "\n".to_owned(),
@@ -197,7 +197,13 @@ impl World {
             37..=39 => llm(LlmEvent::End),
             40 => llm(LlmEvent::Error(LlmError::Interrupted("random".into()))),
             41 if step.a % 2 == 0 => llm(LlmEvent::Working),
-            41 => llm(LlmEvent::Usage { input_tokens: 1, cached_tokens: 0, output_tokens: 1 }),
+            41 => llm(LlmEvent::Usage {
+                link: 0,
+                input_tokens: 1,
+                cached_tokens: 0,
+                output_tokens: 1,
+                estimated: false,
+            }),
             42..=45 => tts(TtsInput::Audio { ms: u32::from(step.a % 900) }),
             46..=48 => {
                 let (text, start) = match self.speeches.get(&id) {
@@ -214,7 +220,7 @@ impl World {
             }
             49 => tts(TtsInput::End),
             50 => tts(TtsInput::Error(TtsError::Rejected("random".into()))),
-            51 => tts(TtsInput::Usage { characters: 1 }),
+            51 => tts(TtsInput::Usage { link: 0, characters: 1 }),
             52..=54 => play(PlayoutEvent::Started),
             55..=57 => play(PlayoutEvent::Position { ms: u64::from(step.a % 4_000) }),
             58..=59 => play(PlayoutEvent::Drained { ms: u64::from(step.a % 4_000) }),
