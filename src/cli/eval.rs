@@ -104,7 +104,7 @@ async fn judge(setup: &mut Setup, args: &EvalArgs) -> Result<Vec<String>, String
         _ => None,
     };
     let evaluated = tokio::task::spawn_blocking(move || {
-        let progress = Progress::new();
+        let progress = Progress::on_stderr();
         let all = set.names.len();
         eval::evaluate(&set, &settings, config, model.as_ref(), &|played| {
             progress.show(&format!("{played} of {all} dialogues"));

@@ -113,7 +113,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new() -> Self {
+    pub fn on_stderr() -> Self {
         Self { terminal: std::io::stderr().is_terminal() }
     }
 

@@ -372,7 +372,7 @@ impl Driver {
             SttEvent::Usage { audio_ms, .. } => {
                 SttEvent::Usage { link: u8::try_from(line.at).unwrap_or(u8::MAX), audio_ms }
             }
-            other => other,
+            SttEvent::EndOfTurn => SttEvent::EndOfTurn,
         };
         self.tell(event).await
     }

@@ -381,7 +381,10 @@ mod tests {
     fn ten_thousand_passages_are_searched_in_a_moment() {
         let passages = (0..10_000).map(|nth| Passage {
             source: format!("{nth}.md"),
-            text: (0..80).map(|word| format!("w{} ", (nth * 7 + word * 13) % 3_000)).collect(),
+            text: (0..80)
+                .map(|word| format!("w{}", (nth * 7 + word * 13) % 3_000))
+                .collect::<Vec<_>>()
+                .join(" "),
         });
         let index = Index::new(passages.collect());
         // Work, not time: what one query looks at.

@@ -305,7 +305,7 @@ async fn a_blocked_application_makes_no_gap() {
     source.capture_frame(&tone).await.unwrap();
     // This thread, the application's only one, does nothing until another listener, which is not
     // blocked, has heard a second and a half.
-    let (heard_tx, blocked) = std::sync::mpsc::channel();
+    let (heard_tx, blocked) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

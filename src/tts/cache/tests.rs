@@ -158,7 +158,7 @@ fn a_phrase_ends_where_a_word_does() {
         fn provider(&self) -> &'static str {
             "mute"
         }
-        fn model(&self) -> &str {
+        fn model(&self) -> &'static str {
             ""
         }
         fn sample_rate(&self) -> u32 {

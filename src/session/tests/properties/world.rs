@@ -196,7 +196,7 @@ impl World {
             }
             37..=39 => llm(LlmEvent::End),
             40 => llm(LlmEvent::Error(LlmError::Interrupted("random".into()))),
-            41 if step.a % 2 == 0 => llm(LlmEvent::Working),
+            41 if step.a.is_multiple_of(2) => llm(LlmEvent::Working),
             41 => llm(LlmEvent::Usage {
                 link: 0,
                 input_tokens: 1,
