@@ -21,11 +21,9 @@ use crate::{
     tts::{elevenlabs::MAX_DICTIONARIES, spoken::Pronunciations},
 };
 
-/// Providers of one kind that are there, each with what it is asked for unless the file says
-/// otherwise, and those that are known but not there yet.
+/// Providers of one kind, each with what it is asked for unless the file says otherwise.
 struct Catalogue {
     built: &'static [Built],
-    coming: &'static [&'static str],
 }
 
 struct Built {
@@ -55,14 +53,12 @@ const LLM: Catalogue = Catalogue {
         built("openai", "gpt-4o-mini", ""),
         built("google", "gemini-2.5-flash", ""),
     ],
-    coming: &[],
 };
 const VOICE: Catalogue = Catalogue {
     built: &[
         built("elevenlabs", "eleven_turbo_v2_5", "EXAVITQu4vr4xnSDxMaL"),
         built("openai", "gpt-4o-mini-tts", "alloy"),
     ],
-    coming: &[],
 };
 const STT: Catalogue = Catalogue {
     built: &[
@@ -72,7 +68,6 @@ const STT: Catalogue = Catalogue {
         built("openai", "gpt-4o-transcribe", ""),
         built("openai-realtime", "gpt-4o-transcribe", ""),
     ],
-    coming: &[],
 };
 /// An apology after this is still heard within 3 s of the question.
 const FIRST_TOKEN: Duration = Duration::from_millis(2_500);
@@ -497,17 +492,12 @@ fn provider(
     }
     let built = list.names().collect::<Vec<_>>().join(", ");
     let span = found.as_ref().map_or(0..0, |found| found.span.clone());
-    let fault = if list.coming.contains(&name.as_str()) {
-        let problem = format!("the provider {name:?} is not built yet");
-        table.fault("provider", span, problem).help(format!("built: {built}"))
-    } else {
-        let known = list.names().chain(list.coming.iter().copied());
-        let help = match did_you_mean(&name, known) {
-            Some(near) => format!("did you mean {near:?}? built: {built}"),
-            None => format!("built: {built}"),
-        };
-        table.fault("provider", span, format!("the provider {name:?} is unknown")).help(help)
+    let help = match did_you_mean(&name, list.names()) {
+        Some(near) => format!("did you mean {near:?}? there are: {built}"),
+        None => format!("there are: {built}"),
     };
+    let fault =
+        table.fault("provider", span, format!("the provider {name:?} is unknown")).help(help);
     table.push(fault);
     name
 }

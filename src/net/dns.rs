@@ -1,6 +1,6 @@
 //! Names looked up once for all connections to providers, so that no turn waits for a name server.
 //!
-//! The system's resolver tells no time to live: an answer is fresh for [`FRESH`], then given out
+//! The system's resolver tells no time to live: an answer is fresh for `FRESH`, then given out
 //! while it is looked up anew in the background, and kept for the case that nobody answers any more.
 
 use std::{

@@ -2,7 +2,7 @@
 //! (<https://platform.openai.com/docs/guides/realtime-transcription>): what we send, and what the
 //! server's events mean.
 //!
-//! There is no detection of turns at the server: a [`Gate`] lets speech through, and what went through
+//! There is no detection of turns at the server: a `Gate` lets speech through, and what went through
 //! is committed as one item when the speech ends. So each item's place in time is known, and silence
 //! costs nothing. Items may be completed in any order; they are told in the order of the speech.
 //!
