@@ -241,7 +241,13 @@ impl From<Code> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
-        Self::new(Code::Internal)
+        match error {
+            // Too much is asked at once, or the database is away: it is worth another try.
+            StoreError::Database(sqlx::Error::PoolTimedOut | sqlx::Error::Io(_)) => {
+                Self { retry_after: Some(1), ..Self::new(Code::Unavailable) }
+            }
+            _ => Self::new(Code::Internal),
+        }
     }
 }
 
@@ -326,4 +332,19 @@ pub enum LiveKitFaults {
     /// LIVEKIT_UNREACHABLE, LIVEKIT_REFUSED.
     #[response(status = 502)]
     Gateway(ErrorBody),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_too_busy_asks_for_another_try() {
+        let busy: ApiError = StoreError::Database(sqlx::Error::PoolTimedOut).into();
+        let response = busy.into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()["retry-after"], "1");
+        let broken: ApiError = StoreError::Corrupt("event").into();
+        assert_eq!(broken.into_response().status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

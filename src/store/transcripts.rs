@@ -320,6 +320,28 @@ impl Store {
         Ok(TranscriptPage { page: Page::read(&rows, total, read_transcript)?, as_of })
     }
 
+    /// At most `limit` rows of a session after a row, told by its start and its [`Transcript::seq`],
+    /// in the order of [`TranscriptQuery`]. However many come before, the next cost the same.
+    pub async fn transcripts_after(
+        &self,
+        tenant: &str,
+        session_id: &str,
+        after: Option<(i64, i64)>,
+        limit: u32,
+    ) -> Result<Vec<Transcript>, StoreError> {
+        let (timestamp_ms, seq) = after.unwrap_or((i64::MIN, i64::MIN));
+        let mut tx = self.db.read(Scope::Tenant(tenant)).await?;
+        let rows = tx
+            .all(
+                "SELECT * FROM transcripts
+                 WHERE tenant = $1 AND session_id = $2 AND (timestamp_ms, seq) > ($3, $4)
+                 ORDER BY timestamp_ms, seq LIMIT $5",
+                args![tenant, session_id, timestamp_ms, seq, limit],
+            )
+            .await?;
+        rows.iter().map(read_transcript).collect()
+    }
+
     /// `None`: no such transcript.
     pub async fn flag_transcript(
         &self,
