@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench says what it has measured")]
 
 use std::{
+    ops::Range,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -52,15 +53,15 @@ impl Api {
         request.send().await.unwrap().error_for_status().unwrap()
     }
 
-    async fn report(&self, room: &str, from: usize, rows: usize) {
-        let items: Vec<Value> = (from..from + rows).map(|n| segment(room, n)).collect();
+    async fn report(&self, room: &str, speaker: &str, rows: Range<usize>) {
+        let items: Vec<Value> = rows.map(|n| segment(room, speaker, n)).collect();
         self.post("/api/ingest", json!({"room": room, "startedAtUnixMs": 1, "items": items})).await;
     }
 }
 
-fn segment(room: &str, n: usize) -> Value {
+fn segment(room: &str, speaker: &str, n: usize) -> Value {
     json!({
-        "type": "segment", "id": format!("{room} {n}"), "kind": "user", "speakerId": "ann",
+        "type": "segment", "id": format!("{room} {n}"), "kind": "user", "speakerId": speaker,
         "speakerName": "Ann", "content": "I would like to book a table for four tomorrow evening.",
         "spokenAtUnixMs": 1 + n, "durationMs": 2_400, "confidence": 0.97,
     })
@@ -116,7 +117,7 @@ async fn ingest(api: &Api) {
             tokio::spawn(async move {
                 let room = format!("ingest-{worker}");
                 for batch in 0..BATCHES {
-                    api.report(&room, 100 * batch, 100).await;
+                    api.report(&room, "ann", 100 * batch..100 * (batch + 1)).await;
                 }
             })
         })
@@ -130,8 +131,12 @@ async fn ingest(api: &Api) {
 
 /// Each route by itself, for 5 s.
 async fn routes(api: &Api) {
+    // Half an hour's talk, beside the long ones of `ingest`.
+    api.report("talk", "ben", 0..300).await;
     let sessions: Value = api.get("/api/sessions").await.json().await.unwrap();
-    let id = sessions["sessions"][0]["id"].as_str().unwrap();
+    let talk = |session: &&Value| session["room"] == "talk";
+    let id = sessions["sessions"].as_array().unwrap().iter().find(talk).unwrap()["id"].as_str();
+    let id = id.unwrap();
     let page: Value =
         api.get(&format!("/api/sessions/{id}/transcripts")).await.json().await.unwrap();
     let row = page["transcripts"][0]["id"].as_str().unwrap();
@@ -146,7 +151,7 @@ async fn routes(api: &Api) {
         "/api/sessions/{id}/transcripts/export?format=vtt",
         "/api/sessions/{id}/recordings",
         "/api/voice-sessions",
-        "/api/people/ann/data",
+        "/api/people/ben/data",
         "/api/knowledge/documents",
         "/api/audit",
     ] {
@@ -164,7 +169,7 @@ async fn routes(api: &Api) {
     };
     let times = at_rate(REQUESTS_A_SECOND, patch, api).await;
     print_times("PATCH /api/sessions/{id}/transcripts/{tid}", times);
-    let report = |api: Api, n| async move { api.report("rate", n, 1).await };
+    let report = |api: Api, n| async move { api.report("rate", "ann", n..n + 1).await };
     print_times("POST /api/ingest, 1 row", at_rate(REQUESTS_A_SECOND, report, api).await);
     life(api).await;
 }
@@ -261,7 +266,7 @@ async fn livekit() -> control::LiveKitConfig {
 
 /// From before the report to each listener's ear.
 async fn live(api: &Api) {
-    api.report("live", 0, 1).await;
+    api.report("live", "ann", 0..1).await;
     let sessions: Value = api.get("/api/sessions?limit=500").await.json().await.unwrap();
     let rows = sessions["sessions"].as_array().unwrap();
     let id = rows.iter().find(|one| one["room"] == "live").unwrap()["id"].as_str().unwrap();
@@ -284,7 +289,7 @@ async fn live(api: &Api) {
                 })
             })
             .collect();
-        api.report("live", n, 1).await;
+        api.report("live", "ann", n..n + 1).await;
         for one in heard {
             let (delay, answer) = one.await.unwrap();
             delays.push(delay);
