@@ -64,37 +64,29 @@ pub fn evaluate(
     played: &(dyn Fn(usize) + Sync),
 ) -> Result<Evaluated, EvalError> {
     let began = crate::clock::now();
-    let done = AtomicUsize::new(0);
-    let done = &done;
+    let (next, done) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let share = set.names.len().div_ceil(cores).max(1);
-    let judged = thread::scope(|scope| {
-        let workers: Vec<_> = set
-            .names
-            .chunks(share)
-            .map(|names| {
-                scope.spawn(move || {
-                    names
-                        .iter()
-                        .map(|name| {
-                            let judged = one(set, name, settings, vad, model)?;
-                            played(done.fetch_add(1, Ordering::Relaxed) + 1);
-                            Ok(judged)
-                        })
-                        .collect::<Result<Vec<_>, EvalError>>()
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| {
-                worker.join().unwrap_or_else(|_| {
-                    Err(EvalError::File(set.dir.display().to_string(), "a worker died".into()))
-                })
-            })
-            .collect::<Result<Vec<_>, EvalError>>()
+    // Each thread takes the next dialogue that none has: they differ in length.
+    let work = || {
+        let mut mine = Vec::new();
+        while let Some((number, name)) = numbered(set, next.fetch_add(1, Ordering::Relaxed)) {
+            mine.push((number, one(set, name, settings, vad, model)?));
+            played(done.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+        Ok(mine)
+    };
+    let mut judged = thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let mut all = Vec::with_capacity(set.names.len());
+        for worker in workers {
+            all.append(&mut worker.join().unwrap_or_else(|_| {
+                Err(EvalError::File(set.dir.display().to_string(), "a worker died".into()))
+            })?);
+        }
+        Ok::<_, EvalError>(all)
     })?;
-    let dialogues: Vec<Judged> = judged.into_iter().flatten().collect();
+    judged.sort_by_key(|(number, _)| *number);
+    let dialogues: Vec<Judged> = judged.into_iter().map(|(_, judged)| judged).collect();
     let found: usize = dialogues.iter().map(|judged| judged.turns.len()).sum();
     let dir = set.dir.display().to_string();
     if found == 0 {
@@ -106,6 +98,10 @@ pub fn evaluate(
     let played = dialogues.iter().map(|judged| Duration::from_millis(judged.duration_ms)).sum();
     let took = crate::clock::now().saturating_duration_since(began);
     Ok(Evaluated { dialogues, played, took })
+}
+
+fn numbered(set: &Set, number: usize) -> Option<(usize, &str)> {
+    set.names.get(number).map(|name| (number, name.as_str()))
 }
 
 fn one(

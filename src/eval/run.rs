@@ -65,6 +65,8 @@ pub fn run(
     let mut now_ms = 0;
     let mut frame = [0_i16; FRAME];
     let mut past = Vec::new();
+    // How much of what the machine did has been seen.
+    let mut looked = 0;
     while now_ms < LONGEST_MS && !stage.is_over(now_ms) {
         call.run_until(ms(now_ms));
         stage.look(&call, now_ms);
@@ -72,20 +74,22 @@ pub fn run(
         stage.frame(now_ms, &mut frame);
         now_ms += FRAME_MS;
         let lived = &mut stage.lived;
-        if model.is_some() {
-            past.extend_from_slice(&frame);
-        }
         detector.push(&frame, |event, _| {
-            let ended = matches!(event, VadEvent::Ended { .. });
-            if let Some(model) = model.filter(|_| ended)
+            note_vad(lived, event, now_ms);
+            call.input_at(ms(now_ms), Input::Vad { speaker: CALLER, event });
+        });
+        if let Some(model) = model {
+            past.extend_from_slice(&frame);
+            let asks =
+                |(_, command): &(_, Command)| matches!(command, Command::AskTurnModel { .. });
+            if call.log()[looked..].iter().any(asks)
                 && let Ok(probability) = model.ended(&past)
             {
                 let answer = Input::TurnEnd { speaker: CALLER, probability };
                 call.input_at(ms(now_ms + MODEL_MS), answer);
             }
-            note_vad(lived, event, now_ms);
-            call.input_at(ms(now_ms), Input::Vad { speaker: CALLER, event });
-        });
+            looked = call.log().len();
+        }
     }
     let mut lived = stage.lived;
     if let Some(open) = lived.agent.last_mut().filter(|open| open.end == u64::MAX) {

@@ -1,6 +1,9 @@
 //! One speaker's way in: microphone → voice activity and the STT queue, 10 ms at a time.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::debug;
@@ -26,17 +29,29 @@ pub enum Heard {
     /// The first sample of the stream is here.
     First,
     Vad(VadEvent),
-    /// How probable it is (0..1), by the sound alone, that the turn has ended with the speech whose
-    /// end was told last.
+    /// How probable it is (0..1), by the sound alone, that the turn has ended with what was heard
+    /// when [`Hearing::ask_turn_model`] was called.
     TurnEnd(f32),
 }
 
-/// A running [`hear`] task and the audio it passes on.
+/// A running [`hear`] task; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Hearing {
-    /// All audio of the microphone, mono s16 at 16 kHz; it ends when the task does.
-    pub audio: AudioReceiver,
-    pub task: JoinHandle<()>,
+    task: JoinHandle<()>,
+    wanted: Arc<AtomicBool>,
+}
+
+impl Hearing {
+    /// The turn model is asked with the next frame about what was heard so far.
+    pub fn ask_turn_model(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Keeps the last of what was heard, as much as the turn model takes.
@@ -63,16 +78,19 @@ async fn ask(
 }
 
 /// Starts to listen to one microphone. Samples go to the STT queue first, then to the detector:
-/// nothing here waits for a reader.
+/// nothing here waits for a reader. The audio is all of the microphone's, mono s16 at 16 kHz; it
+/// ends when the task does.
 pub fn hear(
     speaker: SpeakerId,
     mut microphone: Box<dyn Microphone>,
     vad: VadConfig,
     turn_model: Option<Arc<SmartTurn>>,
     events: mpsc::Sender<(SpeakerId, Heard)>,
-) -> Result<Hearing, VadError> {
+) -> Result<(Hearing, AudioReceiver), VadError> {
     let mut detector = VoiceDetector::new(vad)?;
     let (sender, audio) = audio_queue(STT_QUEUE);
+    let wanted = Arc::new(AtomicBool::new(false));
+    let asked = wanted.clone();
     let task = tokio::spawn(async move {
         let mut samples = Vec::with_capacity(1_600);
         let mut first = true;
@@ -86,19 +104,19 @@ pub fn hear(
             if turn_model.is_some() {
                 remember(&mut past, &samples);
             }
-            let mut ended = false;
             detector.push(&samples, |event, _stream_ms| {
-                ended |= matches!(event, VadEvent::Ended { .. });
                 if events.try_send((speaker, Heard::Vad(event))).is_err() {
                     debug!("a voice activity event was dropped");
                 }
             });
-            if let Some(model) = turn_model.as_ref().filter(|_| ended) {
+            if let Some(model) = &turn_model
+                && asked.swap(false, Ordering::Relaxed)
+            {
                 let window = past[past.len().saturating_sub(WINDOW)..].to_vec();
                 tokio::spawn(ask(model.clone(), speaker, window, events.clone()));
             }
             samples.clear();
         }
     });
-    Ok(Hearing { audio, task })
+    Ok((Hearing { task, wanted }, audio))
 }

@@ -60,6 +60,11 @@ pub enum Command {
     FinalizeStt {
         speaker: SpeakerId,
     },
+    /// Ask the turn model about the end of speech that was told last; the driver answers with
+    /// `TurnEnd`, if it can.
+    AskTurnModel {
+        speaker: SpeakerId,
+    },
     Metric(Metric),
     Usage(Usage),
     /// Leave the room; nothing follows.

@@ -9,10 +9,7 @@ mod events;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, JoinHandle},
-};
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -23,7 +20,7 @@ use crate::{
     flight::{FlightConfig, Recorded},
     llm::{Llm, LlmError, LlmEvent},
     room::{
-        input::Heard,
+        input::{Heard, Hearing},
         output::{PlayoutCommand, playout_task},
     },
     session::{
@@ -101,8 +98,7 @@ struct Speaker {
     name: String,
     /// Its STT stream; `None` before the microphone is heard and after it is gone.
     stream: Option<mpsc::Sender<SttControl>>,
-    /// The hearing task: aborted when the microphone goes.
-    hearing: Option<AbortHandle>,
+    hearing: Option<Hearing>,
     /// The participant has left; told to the machine once the last words are in, or at this time.
     leaving_by: Option<Instant>,
 }
@@ -318,9 +314,6 @@ impl Driver {
             self.cut_short(generation);
         }
         for speaker in self.speakers.into_values() {
-            if let Some(hearing) = speaker.hearing {
-                hearing.abort();
-            }
             if let Some(stream) = speaker.stream {
                 let _ = stream.try_send(SttControl::Close);
             }

@@ -47,6 +47,12 @@ impl Driver {
                         let _ = stream.try_send(SttControl::Finalize);
                     }
                 }
+                Command::AskTurnModel { speaker } => {
+                    let known = self.speakers.get(&speaker);
+                    if let Some(hearing) = known.and_then(|known| known.hearing.as_ref()) {
+                        hearing.ask_turn_model();
+                    }
+                }
                 Command::Speak { id, text } => self.say(id, TtsCommand::Speak { id, text }),
                 Command::FinishSpeech { id } => self.say(id, TtsCommand::Finish { id }),
                 Command::CancelSpeech { id } => {

@@ -145,8 +145,9 @@ impl Driver {
         let id = self.speaker(identity);
         self.deafen(id);
         let model = self.turn_model.clone();
-        let hearing = match hear(id, microphone, self.vad, model, self.heard_sender.clone()) {
-            Ok(hearing) => hearing,
+        let heard = self.heard_sender.clone();
+        let (hearing, audio) = match hear(id, microphone, self.vad, model, heard) {
+            Ok(both) => both,
             Err(error) => {
                 warn!(%error, "voice activity detection cannot start");
                 return;
@@ -155,8 +156,7 @@ impl Driver {
         let (events_sender, mut events) = mpsc::channel(QUEUE);
         let name = self.speakers.get(&id).map_or(identity, |speaker| &speaker.name);
         let keeper = self.keeper.clone().map(|keeper| keeper.of(identity, name));
-        let SttStream { control, task: _ } =
-            self.stt.open_kept(hearing.audio, events_sender, keeper);
+        let SttStream { control, task: _ } = self.stt.open_kept(audio, events_sender, keeper);
         let forward = self.stt_sender.clone();
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
@@ -168,16 +168,14 @@ impl Driver {
         });
         if let Some(speaker) = self.speakers.get_mut(&id) {
             speaker.stream = Some(control);
-            speaker.hearing = Some(hearing.task.abort_handle());
+            speaker.hearing = Some(hearing);
         }
     }
 
     /// The microphone is gone: recognition is asked for what it still has.
     fn deafen(&mut self, id: SpeakerId) {
         if let Some(speaker) = self.speakers.get_mut(&id) {
-            if let Some(hearing) = speaker.hearing.take() {
-                hearing.abort();
-            }
+            speaker.hearing = None;
             if let Some(stream) = &speaker.stream {
                 let _ = stream.try_send(SttControl::Close);
             }

@@ -14,7 +14,7 @@ use crate::{
         timers::{Timer, later},
         turn::{
             completeness,
-            endpointing::{self, Ear, Pauses},
+            endpointing::{self, ASK_AGAIN, Ear, Pauses, SURE},
             interruption,
         },
     },
@@ -182,8 +182,8 @@ impl Session {
 
     /// The turn model has heard the end of speech.
     pub(super) fn on_turn_end(&mut self, id: SpeakerId, probability: f32, now: Instant) {
-        let semantic = self.settings.detection == Detection::Semantic;
-        if semantic && self.linked == Some(id) && !self.user_speaks() && self.turn.detector_ended {
+        if self.linked == Some(id) && self.turn.awaits_sound {
+            self.turn.awaits_sound = false;
             self.turn.sound = Some(completeness::sound(probability));
             if self.leaving.is_none() {
                 self.endpoint(now);
@@ -452,12 +452,10 @@ impl Session {
             score: (!speaking && !self.turn.finalize_sent)
                 .then(|| completeness::score(&self.turn.text, language, punctuates))
                 .map(|score| score + self.turn.sound.unwrap_or(0.0)),
-            awaits_sound: self.settings.detection == Detection::Semantic
-                && self.turn.detector_ended
-                && self.turn.sound.is_none(),
             told_end: self.turn.told_end,
             usual_pause: self.pauses.usual(),
         };
+        self.ask_turn_model(&ear, now);
         let (timer, at) = endpointing::next(ear, &self.settings);
         let asked =
             !ear.open && ear.text && ear.score.is_some() || ear.open && self.turn.detector_ended;
@@ -476,6 +474,22 @@ impl Session {
             self.endpoint(now);
         } else {
             self.commit(now);
+        }
+    }
+
+    /// Asks the turn model where the words leave the end open. It costs a good part of a core while
+    /// it thinks: a noise that begins and ends asks nothing.
+    fn ask_turn_model(&mut self, ear: &Ear, now: Instant) {
+        let asks = self.settings.detection == Detection::Semantic
+            && self.turn.detector_ended
+            && !ear.speaking
+            && (ear.open || ear.text && ear.score.is_none_or(|score| score < SURE))
+            && self.turn.sound.is_none()
+            && self.turn.sound_asked.is_none_or(|asked| later(asked, ASK_AGAIN) <= now);
+        if asks && let Some(speaker) = self.linked {
+            self.turn.sound_asked = Some(now);
+            self.turn.awaits_sound = true;
+            self.command(Command::AskTurnModel { speaker });
         }
     }
 

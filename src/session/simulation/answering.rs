@@ -83,6 +83,7 @@ impl Call {
             | Command::Transcript(_)
             | Command::Metric(_)
             | Command::Usage(_)
+            | Command::AskTurnModel { .. }
             | Command::Leave { .. } => {}
         }
     }

@@ -206,3 +206,39 @@ fn a_user_who_is_away_is_asked_back_twice() {
     call.run_until(start + Duration::from_mins(5));
     assert_eq!(call.agent_said().len(), 5, "asked back, answered, and asked back twice more");
 }
+
+/// When the turn model was asked.
+fn asked(call: &Call) -> Vec<Duration> {
+    call.times(|c| matches!(c, Command::AskTurnModel { .. }))
+}
+
+fn semantic() -> Settings {
+    Settings { detection: Detection::Semantic, ..agent() }
+}
+
+#[test]
+fn the_turn_model_is_asked_at_the_end_of_speech_and_its_answer_weighed() {
+    for (probability, taken) in [(0.97, 1_100), (0.03, 2_000)] {
+        let mut call = Call::new(semantic());
+        call.user_says("book a table", ms(0)..ms(700));
+        call.input_at(ms(1_020), Input::TurnEnd { speaker: CALLER, probability });
+        call.run_until(ms(4_000));
+        assert_eq!(asked(&call), [ms(900)]);
+        let at = call.turn_committed_at().unwrap();
+        assert_eq!(at < ms(1_200), taken < 1_200, "{probability}: {at:?}");
+    }
+}
+
+#[test]
+fn the_turn_model_is_not_asked_about_noise_nor_again_and_again() {
+    let mut call = Call::new(semantic());
+    call.noise(ms(0)..ms(700));
+    call.run_until(ms(4_000));
+    assert!(asked(&call).is_empty(), "nothing was said");
+    call.user_says("book a table for", ms(10_000)..ms(10_700));
+    for flutter in [11_000, 11_300, 11_600, 11_900] {
+        call.noise(ms(flutter)..ms(flutter + 60));
+    }
+    call.run_until(ms(14_000));
+    assert!(asked(&call).windows(2).all(|two| two[1] - two[0] >= ms(600)), "{:?}", asked(&call));
+}

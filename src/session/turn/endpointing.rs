@@ -35,8 +35,6 @@ pub(in crate::session) struct Ear {
     pub gives_interims: bool,
     /// What the words and the voice say about the end; none while the last words are awaited.
     pub score: Option<Score>,
-    /// The turn model has not answered yet.
-    pub awaits_sound: bool,
     /// Recognition told that the turn has ended.
     pub told_end: bool,
     /// The average of this speaker's pauses inside turns.
@@ -56,15 +54,14 @@ pub(in crate::session) fn silence(ear: Ear, settings: &Settings) -> Duration {
         (Detection::Stt, _) => most,
         (Detection::Heuristic | Detection::Semantic, Some(score)) => {
             let least = settings.confident_endpointing.min(settings.silence_threshold);
-            // Words that are surely the last wait for no second opinion.
-            if score >= SURE && ear.awaits_sound && score < SURER {
-                SOUND_BY.max(least).min(threshold)
-            } else if score >= SURE {
+            if score >= SURE {
                 least
             } else if score >= 0.0 {
                 between(threshold, least, score / SURE)
             } else {
-                between(threshold, most, score / SURELY_NOT)
+                // A small doubt is worth a small wait.
+                let doubt = (score / SURELY_NOT).min(1.0);
+                between(threshold, most, doubt * doubt)
             }
         }
     }
@@ -72,12 +69,10 @@ pub(in crate::session) fn silence(ear: Ear, settings: &Settings) -> Duration {
 
 /// Pauses vary: the threshold lies this far above their average.
 const PAUSE_MARGIN: f32 = 1.3;
-/// From this score on a turn is surely finished.
-const SURE: Score = 1.0;
-/// ... and from this one on even before the turn model has told its opinion.
-const SURER: Score = 1.8;
-/// The turn model has answered by then, if it is fast enough to be of use.
-const SOUND_BY: Duration = Duration::from_millis(450);
+/// From this score on a turn is surely finished, and needs no second opinion.
+pub(in crate::session) const SURE: Score = 1.0;
+/// The turn model is asked no sooner after its last question.
+pub(in crate::session) const ASK_AGAIN: Duration = Duration::from_millis(600);
 /// From this score down the user surely goes on.
 const SURELY_NOT: Score = -3.0;
 
@@ -169,7 +164,6 @@ mod tests {
             last_words: None,
             gives_interims: true,
             score: None,
-            awaits_sound: false,
             told_end: false,
             usual_pause: None,
         }
@@ -215,32 +209,22 @@ mod tests {
     #[test]
     fn the_surer_the_end_the_shorter_the_silence() {
         let settings = Settings { dynamic_endpointing: false, ..Settings::default() };
-        assert_eq!(silence_of(3.0, &settings), 300);
-        assert_eq!(silence_of(0.5, &settings), 400);
+        assert_eq!(silence_of(3.0, &settings), 250);
+        assert_eq!(silence_of(0.5, &settings), 375);
         assert_eq!(silence_of(0.0, &settings), 500);
-        assert_eq!(silence_of(-1.5, &settings), 1_750);
+        assert_eq!(silence_of(-1.5, &settings), 1_125);
         assert_eq!(silence_of(-9.0, &settings), 3_000);
-        let quick = Settings { silence_threshold: Duration::from_millis(250), ..settings.clone() };
-        assert_eq!(silence_of(3.0, &quick), 250, "never later than the threshold");
+        let quick = Settings { silence_threshold: Duration::from_millis(200), ..settings.clone() };
+        assert_eq!(silence_of(3.0, &quick), 200, "never later than the threshold");
         let silence_alone = Settings { detection: Detection::Silence, ..settings };
         assert_eq!(silence_of(3.0, &silence_alone), 500);
-    }
-
-    #[test]
-    fn all_but_the_surest_end_waits_for_the_turn_model() {
-        let now = crate::clock::now();
-        let ear = |score, awaits_sound| Ear { score: Some(score), awaits_sound, ..quiet(now, now) };
-        let settings = Settings { detection: Detection::Semantic, ..Settings::default() };
-        let ms = |ear| silence(ear, &settings).as_millis();
-        assert_eq!((ms(ear(1.2, true)), ms(ear(1.2, false))), (450, 300));
-        assert_eq!(ms(ear(2.0, true)), 300);
     }
 
     #[test]
     fn a_speaker_who_pauses_is_waited_for_unless_surely_finished() {
         let settings = Settings { dynamic_endpointing: true, ..Settings::default() };
         assert_eq!(silence_of(0.0, &settings), 1_040);
-        assert_eq!(silence_of(3.0, &settings), 300);
+        assert_eq!(silence_of(3.0, &settings), 250);
     }
 
     #[test]

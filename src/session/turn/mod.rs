@@ -40,6 +40,10 @@ pub(super) struct Turn {
     pub told_end: bool,
     /// What the turn model made of the end of speech.
     pub sound: Option<Score>,
+    /// When the turn model was last asked.
+    pub sound_asked: Option<Instant>,
+    /// ... and it has not answered, nor has the user gone on.
+    pub awaits_sound: bool,
     /// The user paused in it, and went on.
     pub paused: bool,
     /// Answers to it that were begun before it was taken.
@@ -55,6 +59,7 @@ impl Turn {
         self.finalize_sent = false;
         self.told_end = false;
         self.sound = None;
+        self.awaits_sound = false;
     }
 
     pub fn add(&mut self, text: &str) {

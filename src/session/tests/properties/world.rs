@@ -403,6 +403,7 @@ impl World {
             }
             Command::SetUserState(_)
             | Command::FinalizeStt { .. }
+            | Command::AskTurnModel { .. }
             | Command::Metric(_)
             | Command::Usage(_) => {}
         }
