@@ -181,7 +181,7 @@ async fn life(api: &Api) {
         let made = made.clone();
         async move {
             let session = api.post("/api/sessions", json!({})).await;
-            made.lock().unwrap().push(session["id"].as_str().unwrap().to_owned());
+            made.lock().unwrap().push(session["session"]["id"].as_str().unwrap().to_owned());
         }
     };
     print_times("POST /api/sessions", at_rate(REQUESTS_A_SECOND, create, api).await);

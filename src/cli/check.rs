@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use crate::cli::live::{self, Found};
-use crate::config::{ConfigErrors, Fault, Library, Sources, env::Config, error::Origin};
+use crate::config::{ConfigErrors, Fault, Library, Sources, env::Config, error::Origin, setup};
 
 /// Checks settings, agent files and prompts, and lists every fault at once.
 ///
@@ -59,6 +59,7 @@ pub fn check(args: &CheckArgs, sources: &Sources) -> Report {
             }
             for name in &agents {
                 let loaded = library.load(name).and_then(|agent| {
+                    setup::colleagues(&library, &agent)?;
                     let runs = !args.files && *name == config.agent;
                     if runs { config.require_providers(&agent).map(|_| ()) } else { Ok(()) }
                 });

@@ -39,6 +39,7 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
         livekit: Some(livekit),
         agent: Some(agent),
         providers: Some(providers),
+        colleagues,
         prices,
         ..
     } = setup
@@ -65,7 +66,9 @@ pub async fn run(setup: Setup, args: ConnectArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let (runtime, _scribe) = match AgentRuntime::new(agent, providers, reporter.clone()) {
+    let (runtime, _scribe) = match AgentRuntime::new(agent, providers, reporter.clone())
+        .and_then(|runtime| runtime.with_colleagues(colleagues))
+    {
         Ok(runtime) => {
             let runtime = runtime.priced(prices).with_phrases(&config).recorded(&config);
             let runtime = runtime.with_turn_model(&config.state_dir);

@@ -15,6 +15,7 @@ use crate::{
     },
     context::routing::Routing,
     llm::{
+        Llm,
         anthropic::{Anthropic, AnthropicConfig},
         chain::{Chain, Haste},
         gemini::{Gemini, GeminiConfig},
@@ -159,17 +160,27 @@ impl Assembly {
     /// The providers of one session, with its own tools and its own memory of their results.
     pub fn session(&self) -> Providers {
         let room = RoomHandle::default();
-        let tools = self.tools.iter().cloned().chain(self.builtins.tools(&room));
+        Providers {
+            stt: Arc::new(self.stt.clone()),
+            speaking: self.speaking(&room),
+            colleagues: Arc::default(),
+            room,
+            prices: self.prices.clone(),
+        }
+    }
+
+    /// The model with its tools, which act on `room`, and the voice; none: it only transcribes.
+    pub fn speaking(&self, room: &RoomHandle) -> Option<(Arc<dyn Llm>, Arc<dyn Tts>)> {
+        let tools = self.tools.iter().cloned().chain(self.builtins.tools(room));
         let tools = Toolbox::new(tools.collect()).with_servers(self.servers.clone());
-        let speaking = self.speaking.clone().map(|(chain, voice)| {
-            let llm: Arc<dyn crate::llm::Llm> = if tools.is_empty() {
+        self.speaking.clone().map(|(chain, voice)| {
+            let llm: Arc<dyn Llm> = if tools.is_empty() {
                 Arc::new(chain)
             } else {
                 Arc::new(Handy::new(chain, tools, &self.filler))
             };
             (llm, voice)
-        });
-        Providers { stt: Arc::new(self.stt.clone()), speaking, room, prices: self.prices.clone() }
+        })
     }
 }
 

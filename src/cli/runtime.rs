@@ -19,9 +19,9 @@ use crate::{
     flight::FlightConfig,
     recording::recorder::RecorderConfig,
     session::{
-        driver::{DriverConfig, Providers},
+        driver::{Colleague, DriverConfig, Providers},
         machine::SessionIds,
-        settings::Detection,
+        settings::{Detection, Settings},
     },
     stt::late::{
         Keeper,
@@ -40,6 +40,8 @@ const MAX_FLIGHT_BYTES: u64 = 8 * 1024 * 1024;
 pub struct AgentRuntime {
     pub agent: Arc<Agent>,
     pub assembly: Assembly,
+    /// To whom the conversation may be handed over.
+    pub colleagues: Arc<[(Agent, Assembly)]>,
     pub reporter: Reporter,
     /// The worker's own recorder, when it is to record.
     pub recorder: Option<RecorderConfig>,
@@ -71,6 +73,7 @@ impl AgentRuntime {
         Ok(Self {
             agent: Arc::new(agent),
             assembly,
+            colleagues: Arc::default(),
             reporter,
             recorder: None,
             turn_model: None,
@@ -78,6 +81,19 @@ impl AgentRuntime {
             livekit: None,
             late: None,
         })
+    }
+
+    /// With the agents to whom the conversation may be handed over. Must be called inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// What one of their providers cannot do with its settings.
+    pub fn with_colleagues(self, colleagues: Vec<(Agent, Endpoints)>) -> Result<Self, String> {
+        let assembled = colleagues.into_iter().map(|(agent, endpoints)| {
+            let assembly = Assembly::new(&agent, endpoints)?;
+            Ok((agent, assembly))
+        });
+        Ok(Self { colleagues: assembled.collect::<Result<_, String>>()?, ..self })
     }
 
     /// With these prices instead of those compiled in.
@@ -152,9 +168,7 @@ impl AgentRuntime {
         let mut config = driver_config(&self.agent, metadata, identity);
         config.flight.clone_from(&self.flight);
         config.turn_model.clone_from(&self.turn_model);
-        if config.turn_model.is_none() && config.settings.detection == Detection::Semantic {
-            config.settings.detection = Detection::Heuristic;
-        }
+        config.settings = self.detecting(config.settings);
         let reporter = self.reporter.session(SessionInfo {
             room: room.to_owned(),
             session_key: if sid.is_empty() { config.ids.prefix.clone() } else { sid.to_owned() },
@@ -164,7 +178,22 @@ impl AgentRuntime {
         let late = self.late.clone().filter(|_| may_transcribe(metadata));
         config.keeper = late.map(|queue| Keeper::new(queue, reporter.info().clone()));
         let recorder = self.recorder.clone().filter(|_| may_record(metadata));
-        NewSession { config, providers: self.assembly.session(), reporter, recorder }
+        let mut providers = self.assembly.session();
+        let colleagues = self.colleagues.iter().filter_map(|(agent, assembly)| {
+            let (llm, tts) = assembly.speaking(&providers.room)?;
+            let settings = self.detecting(driver_config(agent, metadata, identity).settings);
+            Some(Colleague { name: agent.name.clone(), settings, llm, tts })
+        });
+        providers.colleagues = colleagues.collect();
+        NewSession { config, providers, reporter, recorder }
+    }
+
+    /// Without the turn model words and silence decide.
+    fn detecting(&self, mut settings: Settings) -> Settings {
+        if self.turn_model.is_none() && settings.detection == Detection::Semantic {
+            settings.detection = Detection::Heuristic;
+        }
+        settings
     }
 }
 

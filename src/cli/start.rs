@@ -138,7 +138,7 @@ async fn recorder(config: &Config, reporter: &Reporter) -> Result<Option<Recorde
 
 /// Serves jobs until drained.
 pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
-    let Setup { config, livekit, agent, providers, prices, .. } = setup;
+    let Setup { config, livekit, agent, providers, colleagues, prices, .. } = setup;
     let (Some(livekit), Some(agent), Some(providers)) = (livekit, agent, providers) else {
         return Exit::Usage;
     };
@@ -146,7 +146,9 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
         Ok(recorder) => recorder,
         Err(exit) => return exit,
     };
-    let (runtime, scribe) = match AgentRuntime::new(agent, providers, reporter.clone()) {
+    let (runtime, scribe) = match AgentRuntime::new(agent, providers, reporter.clone())
+        .and_then(|runtime| runtime.with_colleagues(colleagues))
+    {
         Ok(runtime) => {
             let runtime = runtime.priced(prices).with_phrases(&config).recorded(&config);
             let runtime = runtime.with_turn_model(&config.state_dir);

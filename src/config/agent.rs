@@ -14,6 +14,7 @@ use crate::{
     },
     context::routing::Routing,
     session::settings::{Detection, Interruption, Settings},
+    tools::telephone::Destination,
     tts::spoken::Pronunciations,
 };
 
@@ -246,8 +247,8 @@ pub struct Agent {
     pub mcp: Vec<McpSettings>,
     /// `[knowledge]`: the folder that `search_knowledge` searches.
     pub knowledge: Option<PathBuf>,
-    /// Where `transfer` may transfer to: names for the model, `tel:` and `sip:` addresses.
-    pub transfer_to: BTreeMap<String, String>,
+    /// Where `transfer` may transfer to, by names for the model.
+    pub transfer_to: BTreeMap<String, Destination>,
     /// Of [`crate::tools::builtin::NAMES`].
     pub builtin_tools: Vec<String>,
     /// Said when tools take their time; empty: nothing.
@@ -359,6 +360,14 @@ impl Agent {
             apology: self.apology.clone(),
             transcribe_only: self.transcribe_only(),
         }
+    }
+
+    /// The agents to whom this one may hand over.
+    pub fn colleagues(&self) -> impl Iterator<Item = &str> {
+        self.transfer_to.values().filter_map(|place| match place {
+            Destination::Agent { name, .. } => Some(name.as_str()),
+            Destination::Address(_) => None,
+        })
     }
 
     /// The settings for a room, with its metadata in the system prompt. A template that this

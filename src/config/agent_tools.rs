@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
     config::{
-        agent::{McpReach, McpSettings, ToolSettings},
+        agent::{Agent, McpReach, McpSettings, ToolSettings},
         agent_file::{finish, ms},
         env::references,
         reader::{Located, Reader},
         resolver::check_url,
     },
-    tools::builtin,
+    tools::{builtin, telephone::Destination},
 };
 
 /// HTTP tools of one agent.
@@ -27,7 +27,7 @@ pub(super) struct Tools {
     pub http: Vec<ToolSettings>,
     pub mcp: Vec<McpSettings>,
     pub knowledge: Option<PathBuf>,
-    pub transfer_to: BTreeMap<String, String>,
+    pub transfer_to: BTreeMap<String, Destination>,
     pub builtins: Vec<String>,
 }
 
@@ -183,21 +183,34 @@ fn read_knowledge(root: &Reader<'_>) -> Option<PathBuf> {
     folder.map(PathBuf::from)
 }
 
-fn read_places(root: &Reader<'_>) -> BTreeMap<String, String> {
+fn read_places(root: &Reader<'_>) -> BTreeMap<String, Destination> {
     let mut places = BTreeMap::new();
     for (name, to) in root.pairs("transfer_to", MAX_PLACES) {
-        let is_address = ["tel:", "sip:", "sips:"].iter().any(|scheme| {
-            to.value.strip_prefix(scheme).is_some_and(|rest| {
-                !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic())
-            })
-        });
-        if !is_address || !is_name(&name) {
-            let problem = format!("`{name}` must be a name for a tel: or sip: address");
-            root.push(root.fault("transfer_to", to.span, problem));
+        match destination(&to.value).filter(|_| is_name(&name)) {
+            Some(place) => {
+                places.insert(name, place);
+            }
+            None => {
+                let problem = format!(
+                    "`{name}` must be a name for a tel: or sip: address, or for agent:NAME"
+                );
+                root.push(root.fault("transfer_to", to.span, problem));
+            }
         }
-        places.insert(name, to.value);
     }
     places
+}
+
+fn destination(to: &str) -> Option<Destination> {
+    if let Some(agent) = to.strip_prefix("agent:") {
+        let fresh = agent.strip_suffix("?history=none");
+        let name = fresh.unwrap_or(agent);
+        let agent = Destination::Agent { name: name.to_owned(), keeps_history: fresh.is_none() };
+        return Agent::is_name(name).then_some(agent);
+    }
+    let rest = ["tel:", "sip:", "sips:"].iter().find_map(|scheme| to.strip_prefix(scheme))?;
+    let is_address = !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic());
+    is_address.then(|| Destination::Address(to.to_owned()))
 }
 
 fn read_builtins(root: &Reader<'_>, tools: &Tools) -> Vec<String> {
@@ -219,7 +232,7 @@ fn read_builtins(root: &Reader<'_>, tools: &Tools) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Agent, error::ConfigErrors, source::SourceFile};
+    use crate::config::{error::ConfigErrors, source::SourceFile};
 
     const BASE: &str = "[llm]\nprovider = \"openai\"\nmodel = \"m\"\n";
 
@@ -300,14 +313,26 @@ mod tests {
         let places = "transfer_to = { sales = \"tel:+15550100\", help = \"sip:h@example.com\" }\n";
         let knowledge = "[knowledge]\nfolder = \"knowledge/shop\"\n";
         let agent = parse(&lists("\"transfer\", \"send_dtmf\"", places)).unwrap();
-        assert_eq!(agent.transfer_to["sales"], "tel:+15550100");
+        let sales = Destination::Address("tel:+15550100".into());
+        assert_eq!(agent.transfer_to["sales"], sales);
+        let agents = "transfer_to = { a = \"agent:billing\", b = \"agent:b?history=none\" }\n";
+        let agent = parse(&lists("\"transfer\"", agents)).unwrap();
+        let to =
+            |name: &str, keeps_history| Destination::Agent { name: name.into(), keeps_history };
+        assert_eq!(agent.transfer_to["a"], to("billing", true));
+        assert_eq!(agent.transfer_to["b"], to("b", false));
+        assert_eq!(agent.colleagues().collect::<Vec<_>>(), ["billing", "b"]);
         let agent = parse(&lists("\"search_knowledge\"", knowledge)).unwrap();
         assert_eq!(agent.knowledge, Some("knowledge/shop".into()));
         assert_eq!(keys(&lists("\"transfer\", \"search_knowledge\"", "")), ["builtin_tools"; 2]);
         assert_eq!(keys(&lists("", "[knowledge]\n")), ["knowledge.folder"]);
-        for wrong in
-            ["sales = \"+1555\"", "sales = \"tel:\"", "\"s s\" = \"tel:1\"", "s = \"tel:1 2\""]
-        {
+        for wrong in [
+            "sales = \"+1555\"",
+            "sales = \"tel:\"",
+            "\"s s\" = \"tel:1\"",
+            "s = \"tel:1 2\"",
+            "s = \"agent:../x\"",
+        ] {
             assert_eq!(
                 keys(&lists("", &format!("transfer_to = {{ {wrong} }}\n"))),
                 ["transfer_to"]

@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use crate::config::{
     agent::Agent,
     env::{Config, LiveKitAccess, Providers, Sources},
-    error::ConfigErrors,
+    error::{ConfigErrors, Fault, Origin},
     library::Library,
     prices::Prices,
 };
@@ -48,6 +48,8 @@ pub struct Setup {
     /// With the environment's overrides.
     pub agent: Option<Agent>,
     pub providers: Option<Providers>,
+    /// All to whom the agent, or one of these, may hand over.
+    pub colleagues: Vec<(Agent, Providers)>,
     pub control_token: Option<SecretString>,
     pub prices: Prices,
 }
@@ -58,15 +60,26 @@ impl Setup {
     pub fn gather(sources: &Sources, needs: Needs) -> Result<Self, ConfigErrors> {
         let (config, mut errors) = Config::resolve(sources);
         let livekit = needs.livekit.then(|| keep(config.require_livekit(), &mut errors)).flatten();
-        let agent = (needs.agent || needs.providers)
-            .then(|| {
-                let library = Library::open(config.agents_dir.as_deref())
-                    .map_err(|fault| errors.push(*fault))
-                    .ok()?;
-                keep(library.load(&config.agent), &mut errors)
-            })
-            .flatten()
+        let library = (needs.agent || needs.providers)
+            .then(|| Library::open(config.agents_dir.as_deref()))
+            .and_then(|opened| opened.map_err(|fault| errors.push(*fault)).ok());
+        let agent = library
+            .as_ref()
+            .and_then(|library| keep(library.load(&config.agent), &mut errors))
             .map(|agent| agent.with_overrides(&config.overrides));
+        let colleagues = match (&library, &agent) {
+            (Some(library), Some(agent)) if needs.providers => {
+                keep(colleagues(library, agent), &mut errors).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
+        let colleagues = colleagues
+            .into_iter()
+            .filter_map(|agent| {
+                let providers = keep(config.require_providers(&agent), &mut errors)?;
+                Some((agent, providers))
+            })
+            .collect();
         let providers = agent
             .as_ref()
             .filter(|_| needs.providers)
@@ -78,8 +91,41 @@ impl Setup {
             config.control_token.clone()
         };
         let prices = keep(Prices::load(config.prices.as_deref()), &mut errors).unwrap_or_default();
-        errors.or(Self { config, livekit, agent, providers, control_token, prices })
+        errors.or(Self { config, livekit, agent, providers, colleagues, control_token, prices })
     }
+}
+
+/// To how many agents one may hand over, they and theirs included.
+const MAX_COLLEAGUES: usize = 15;
+
+/// All agents to whom `agent`, or one of them, may hand over; itself, where one hands back.
+///
+/// # Errors
+/// Every fault of their files.
+pub fn colleagues(library: &Library, agent: &Agent) -> Result<Vec<Agent>, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    let mut found: Vec<Agent> = Vec::new();
+    let mut names: Vec<String> = agent.colleagues().map(str::to_owned).collect();
+    let mut next = 0;
+    while let Some(name) = names.get(next).cloned() {
+        next += 1;
+        if names[..next - 1].contains(&name) {
+            continue;
+        }
+        let Some(colleague) = keep(library.load(&name), &mut errors) else { continue };
+        names.extend(colleague.colleagues().map(str::to_owned));
+        let origin = Origin::Path(colleague.label.clone());
+        if colleague.transcribe_only() {
+            let problem = format!("`{name}` only transcribes: nobody can be handed over to it");
+            errors.push(Fault::new("transfer_to", origin, problem));
+        } else if found.len() >= MAX_COLLEAGUES {
+            let problem = format!("hands over to more than {MAX_COLLEAGUES} agents");
+            errors.push(Fault::new("transfer_to", origin, problem));
+            break;
+        }
+        found.push(colleague);
+    }
+    errors.or(found)
 }
 
 fn keep<T>(result: Result<T, ConfigErrors>, errors: &mut ConfigErrors) -> Option<T> {

@@ -1,5 +1,6 @@
 //! Whole calls against the doubles, in virtual time: what a caller hears when a provider fails.
 
+mod handover;
 mod late;
 mod soak;
 mod table;

@@ -69,6 +69,10 @@ pub fn input(input: &Input, language: Option<&str>) -> Input {
         Input::Say { text, .. } | Input::Llm { event: LlmEvent::Text(text), .. } => {
             *text = shape(text);
         }
+        Input::HandOver { settings: next, agent_name, .. } => {
+            **next = settings(next);
+            *agent_name = shape(agent_name);
+        }
         Input::Tts { event: TtsInput::Alignment(timed), .. } => {
             for word in timed {
                 word.text = shape(&word.text);

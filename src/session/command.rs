@@ -116,6 +116,14 @@ pub enum Usage {
 }
 
 impl Usage {
+    /// The same, of a chain whose links are counted from `first`; there is one recogniser for all.
+    pub const fn counted_from(mut self, first: u8) -> Self {
+        if let Self::Llm { link, .. } | Self::Tts { link, .. } = &mut self {
+            *link = link.saturating_add(first);
+        }
+        self
+    }
+
     /// What a model told, if it is that.
     pub const fn of(event: &LlmEvent) -> Option<Self> {
         match *event {

@@ -6,6 +6,7 @@
 
 mod commands;
 mod events;
+mod handover;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -46,19 +47,42 @@ pub struct Providers {
     pub stt: Arc<dyn Stt>,
     /// Absent in `transcribe` mode.
     pub speaking: Option<(Arc<dyn Llm>, Arc<dyn Tts>)>,
+    /// To whom the conversation may be handed over.
+    pub colleagues: Arc<[Colleague]>,
     /// By which tools act on the session; bound by whoever holds its events' sender.
     pub room: RoomHandle,
     pub prices: Prices,
 }
 
+/// Another agent of the session.
+#[derive(Debug, Clone)]
+pub struct Colleague {
+    pub name: String,
+    pub settings: Settings,
+    pub llm: Arc<dyn Llm>,
+    pub tts: Arc<dyn Tts>,
+}
+
+/// Links of one agent's chain of providers; those of the next agent count on from there.
+const LINKS: u8 = 16;
+
 impl Providers {
     /// Whose it was that was used, and what it costs.
     pub fn used(&self, usage: Usage) -> Used<'_> {
-        let (provider, model) = match (usage, &self.speaking) {
-            (Usage::Llm { link, .. }, Some((llm, _))) => llm.name_of(link),
-            (Usage::Tts { link, .. }, Some((_, tts))) => tts.name_of(link),
-            (Usage::Stt { link, .. }, _) => self.stt.name_of(link),
-            (Usage::Llm { .. } | Usage::Tts { .. }, None) => ("", ""),
+        let colleague = |link: u8| usize::from(link / LINKS).checked_sub(1);
+        let colleague = |link: u8| colleague(link).and_then(|n| self.colleagues.get(n));
+        let (provider, model) = match usage {
+            Usage::Stt { link, .. } => self.stt.name_of(link),
+            Usage::Llm { link, .. } => match (colleague(link), &self.speaking) {
+                (Some(colleague), _) => colleague.llm.name_of(link % LINKS),
+                (None, Some((llm, _))) => llm.name_of(link),
+                (None, None) => ("", ""),
+            },
+            Usage::Tts { link, .. } => match (colleague(link), &self.speaking) {
+                (Some(colleague), _) => colleague.tts.name_of(link % LINKS),
+                (None, Some((_, tts))) => tts.name_of(link),
+                (None, None) => ("", ""),
+            },
         };
         Used { usage, provider, model, cost: self.prices.cost(provider, model, usage) }
     }
@@ -108,10 +132,14 @@ struct Generation {
     id: GenerationId,
     events: mpsc::Receiver<LlmEvent>,
     cancel: CancellationToken,
+    /// The first link of the agent who answers.
+    first_link: u8,
 }
 
 #[derive(Debug)]
 struct Speaking {
+    /// The first link of the agent who speaks: 0, or that of a colleague.
+    first_link: u8,
     llm: Arc<dyn Llm>,
     voice: Arc<dyn Tts>,
     tts: mpsc::Sender<TtsCommand>,
@@ -130,6 +158,7 @@ struct Driver {
     stt: Arc<dyn Stt>,
     keeper: Option<Keeper>,
     speaking: Option<Speaking>,
+    colleagues: Arc<[Colleague]>,
     generation: Option<Generation>,
     speakers: HashMap<SpeakerId, Speaker>,
     next_speaker: u32,
@@ -172,6 +201,7 @@ impl Driver {
             let warm = llm.clone();
             tokio::spawn(async move { warm.prewarm().await });
             Speaking {
+                first_link: 0,
                 llm,
                 voice: tts,
                 tts: commands,
@@ -194,6 +224,7 @@ impl Driver {
             stt: providers.stt,
             keeper: config.keeper,
             speaking,
+            colleagues: providers.colleagues,
             generation: None,
             speakers: HashMap::new(),
             next_speaker: 0,

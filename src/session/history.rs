@@ -23,6 +23,12 @@ impl History {
         Self { system, turns: VecDeque::new(), snapshot: None }
     }
 
+    /// Another agent goes on, with its own prompt.
+    pub fn hand_over(&mut self, system_prompt: &str, keep: bool) {
+        let turns = if keep { std::mem::take(&mut self.turns) } else { VecDeque::new() };
+        *self = Self { turns, ..Self::new(system_prompt) };
+    }
+
     /// A user's turn. One that the agent never got to answer and the next are one message: the
     /// user went on.
     pub fn push_user(&mut self, text: &str) {

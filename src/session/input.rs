@@ -2,7 +2,7 @@
 
 use crate::{
     llm::{LlmError, LlmEvent},
-    session::state::CloseReason,
+    session::{settings::Settings, state::CloseReason},
     stt::{SttError, Transcript},
     tts::{SpeechId, TimedText, TtsError},
 };
@@ -61,6 +61,13 @@ pub enum Input {
     Say {
         text: String,
         interruptible: bool,
+    },
+    /// Another agent goes on with the conversation.
+    HandOver {
+        settings: Box<Settings>,
+        agent_name: String,
+        /// It is shown what was said so far.
+        keeps_history: bool,
     },
     /// End gracefully: finish the sentence, say farewell, leave.
     Drain,

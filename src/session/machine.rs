@@ -13,6 +13,7 @@
 //! - after `Leave` nothing comes.
 
 mod answering;
+mod handover;
 mod hearing;
 mod leaving;
 mod speaking;
@@ -158,6 +159,9 @@ impl Session {
             Input::Playout { id, event } => self.on_playout(id, event, now),
             Input::Chat { speaker, text } => self.on_chat(speaker, &text, now),
             Input::Say { text, interruptible } => self.on_say(&text, interruptible, now),
+            Input::HandOver { settings, agent_name, keeps_history } => {
+                self.on_hand_over(*settings, agent_name, keeps_history, now);
+            }
             Input::Drain => self.on_drain(now),
             Input::Close { reason } => self.leave(reason, now),
         }

@@ -62,6 +62,11 @@ pub enum RoomEvent {
         text: String,
         interruptible: bool,
     },
+    /// Another of the session's agents goes on.
+    HandOver {
+        to: String,
+        keeps_history: bool,
+    },
     Drain,
     Closed {
         reason: CloseReason,

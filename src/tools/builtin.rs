@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{
     Call, Tool, ToolError,
     knowledge::{Index, SearchKnowledge},
-    telephone::{SendDtmf, Telephone, Transfer},
+    telephone::{Destination, SendDtmf, Telephone, Transfer},
 };
 use crate::{llm::model::ToolSpec, session::ports::RoomEvent};
 
@@ -41,6 +41,20 @@ impl RoomHandle {
         let _ = self.0.telephone.set(telephone);
     }
 
+    /// Lets another of the session's agents go on.
+    ///
+    /// # Errors
+    /// When the session has ended.
+    pub(super) async fn hand_over(&self, to: &str, keeps_history: bool) -> Result<(), ToolError> {
+        self.tell(RoomEvent::HandOver { to: to.to_owned(), keeps_history }).await
+    }
+
+    async fn tell(&self, event: RoomEvent) -> Result<(), ToolError> {
+        let over = || ToolError::Failed("the call is over".into());
+        let room = self.0.events.get().and_then(mpsc::WeakSender::upgrade);
+        room.ok_or_else(over)?.send(event).await.map_err(|_| over())
+    }
+
     /// # Errors
     /// When the session runs where there is no telephone.
     pub(super) fn telephone(&self) -> Result<&Arc<dyn Telephone>, ToolError> {
@@ -53,8 +67,8 @@ impl RoomHandle {
 #[derive(Debug, Clone, Default)]
 pub struct Builtins {
     pub names: Vec<String>,
-    /// Where calls may be transferred: names for the model, `tel:` and `sip:` addresses.
-    pub destinations: Arc<BTreeMap<String, String>>,
+    /// Where calls may be transferred, by names for the model.
+    pub destinations: Arc<BTreeMap<String, Destination>>,
     /// Offered wherever it is there.
     pub knowledge: Option<Arc<Index>>,
 }
@@ -85,9 +99,7 @@ struct EndCall(RoomHandle);
 #[async_trait::async_trait]
 impl Call for EndCall {
     async fn call(&self, _: &Value) -> Result<String, ToolError> {
-        let over = || ToolError::Failed("the call is over".into());
-        let room = self.0.0.events.get().and_then(mpsc::WeakSender::upgrade);
-        room.ok_or_else(over)?.send(RoomEvent::Drain).await.map_err(|_| over())?;
+        self.0.tell(RoomEvent::Drain).await?;
         Ok("The call ends now.".into())
     }
 }
@@ -135,8 +147,10 @@ mod tests {
         let all = NAMES.map(str::to_owned).to_vec();
         let mut builtins = Builtins { names: all, ..Builtins::default() };
         assert_eq!(names(&builtins), ["end_call", "send_dtmf"]);
-        builtins.destinations =
-            Arc::new(BTreeMap::from([("sales".to_owned(), "tel:+15550100".to_owned())]));
+        builtins.destinations = Arc::new(BTreeMap::from([(
+            "sales".into(),
+            Destination::Address("tel:+15550100".into()),
+        )]));
         builtins.knowledge = Some(Arc::default());
         assert_eq!(names(&builtins), ["end_call", "send_dtmf", "transfer", "search_knowledge"]);
         builtins.names.clear();

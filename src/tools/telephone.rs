@@ -51,16 +51,25 @@ pub trait Telephone: Send + Sync + std::fmt::Debug {
     async fn send_keys(&self, keys: &[Key]) -> Result<(), ToolError>;
 }
 
+/// Where a call may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// `tel:` or `sip:`
+    Address(String),
+    /// Another agent file, which goes on in the same room.
+    Agent { name: String, keeps_history: bool },
+}
+
 /// Transfers the caller to one of the places that the agent file names. The model never sees or
 /// makes an address.
 #[derive(Debug)]
 pub struct Transfer {
     room: RoomHandle,
-    destinations: Arc<BTreeMap<String, String>>,
+    destinations: Arc<BTreeMap<String, Destination>>,
 }
 
 impl Transfer {
-    pub fn tool(room: RoomHandle, destinations: Arc<BTreeMap<String, String>>) -> Tool {
+    pub fn tool(room: RoomHandle, destinations: Arc<BTreeMap<String, Destination>>) -> Tool {
         let names: Vec<&String> = destinations.keys().collect();
         let parameters = json!({
             "type": "object",
@@ -89,7 +98,12 @@ impl Call for Transfer {
         let name = arguments["to"].as_str().unwrap_or_default();
         let to = self.destinations.get(name);
         let to = to.ok_or_else(|| ToolError::Arguments("`to` is no known place".into()))?;
-        self.room.telephone()?.transfer(to).await?;
+        match to {
+            Destination::Address(to) => self.room.telephone()?.transfer(to).await?,
+            Destination::Agent { name, keeps_history } => {
+                self.room.hand_over(name, *keeps_history).await?;
+            }
+        }
         Ok("The caller has been transferred.".into())
     }
 }
@@ -146,6 +160,7 @@ mod tests {
     use super::*;
     use crate::{
         llm::model::{ToolCall, ToolResult},
+        session::ports::RoomEvent,
         tools::Toolbox,
     };
 
@@ -166,7 +181,11 @@ mod tests {
     }
 
     async fn run(room: &RoomHandle, name: &str, arguments: Value) -> ToolResult {
-        let places = BTreeMap::from([("sales".to_owned(), "tel:+15550100".to_owned())]);
+        let billing = Destination::Agent { name: "billing".into(), keeps_history: true };
+        let places = BTreeMap::from([
+            ("sales".to_owned(), Destination::Address("tel:+15550100".into())),
+            ("billing".to_owned(), billing),
+        ]);
         let tools =
             vec![Transfer::tool(room.clone(), Arc::new(places)), SendDtmf::tool(room.clone())];
         let call = ToolCall {
@@ -199,6 +218,18 @@ mod tests {
         let done = run(&room, "transfer", json!({"to": "sales"})).await;
         assert!(!done.is_error && !done.text.contains("555"), "{done:?}");
         assert_eq!(*line.0.lock(), ["tel:+15550100"]);
+    }
+
+    #[tokio::test]
+    async fn another_agent_needs_no_telephone() {
+        let (events, mut told) = tokio::sync::mpsc::channel(1);
+        let room = RoomHandle::default();
+        room.bind(&events);
+        let done = run(&room, "transfer", json!({"to": "billing"})).await;
+        assert!(!done.is_error, "{done:?}");
+        let told = told.recv().await;
+        let Some(RoomEvent::HandOver { to, keeps_history }) = told else { panic!("{told:?}") };
+        assert_eq!((to.as_str(), keeps_history), ("billing", true));
     }
 
     #[tokio::test]

@@ -31,7 +31,10 @@ impl Driver {
                 Command::SetUserState(state) => self.show(Shown::UserState(state)).await,
                 Command::Transcript(segment) => self.show(Shown::Transcript(segment)).await,
                 Command::Metric(metric) => self.show(Shown::Metric(metric)).await,
-                Command::Usage(usage) => self.show(Shown::Usage(usage)).await,
+                Command::Usage(usage) => {
+                    let first_link = self.speaking.as_ref().map_or(0, |it| it.first_link);
+                    self.show(Shown::Usage(usage.counted_from(first_link))).await;
+                }
                 Command::Generate { id, request } => self.generate(id, request),
                 Command::CancelGeneration { id } => {
                     if self.generation.as_ref().is_some_and(|current| current.id == id)
@@ -106,8 +109,10 @@ impl Driver {
         let (sender, events) = mpsc::channel(QUEUE);
         let cancel = CancellationToken::new();
         let (llm, token) = (speaking.llm.clone(), cancel.clone());
+        let first_link = speaking.first_link;
         tokio::spawn(async move { llm.generate(request, sender, token).await });
-        if let Some(earlier) = self.generation.replace(Generation { id, events, cancel }) {
+        let generation = Generation { id, events, cancel, first_link };
+        if let Some(earlier) = self.generation.replace(generation) {
             self.cut_short(earlier);
         }
     }
@@ -119,6 +124,7 @@ impl Driver {
         tokio::spawn(async move {
             while let Some(event) = generation.events.recv().await {
                 if let Some(usage) = Usage::of(&event) {
+                    let usage = usage.counted_from(generation.first_link);
                     let _ = shown.send(Shown::Usage(usage)).await;
                 }
             }

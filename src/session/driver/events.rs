@@ -54,6 +54,7 @@ impl Driver {
             RoomEvent::Say { text, interruptible } => {
                 self.session.handle_input(Input::Say { text, interruptible }, now);
             }
+            RoomEvent::HandOver { to, keeps_history } => self.hand_over(&to, keeps_history, now),
             RoomEvent::Drain => self.session.handle_input(Input::Drain, now),
             RoomEvent::Closed { reason } => {
                 self.session.handle_input(Input::Close { reason }, now);

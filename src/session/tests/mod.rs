@@ -2,6 +2,7 @@
 
 mod deciding;
 mod faults;
+mod handover;
 mod interruptions;
 mod properties;
 mod speakers;
