@@ -26,6 +26,10 @@ const WORDS: usize = 12;
 const TOKENS: usize = 40;
 const REPORTS: u64 = 60;
 
+/// `max alloc` is what a session of [`TURNS`] turns holds at most.
+#[global_allocator]
+static ALLOCATOR: divan::AllocProfiler = divan::AllocProfiler::system();
+
 fn main() {
     divan::main();
 }

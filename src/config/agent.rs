@@ -312,6 +312,9 @@ impl Agent {
         if let Some(minimum) = overrides.min_interruption {
             self.min_interruption = minimum;
         }
+        if let Some(early) = overrides.preemptive_generation {
+            self.turn.preemptive_generation = early && !self.has_tools();
+        }
         if self.voice.provider == "elevenlabs" {
             if let Some(voice_id) = &overrides.elevenlabs_voice_id {
                 self.voice.voice_id.clone_from(voice_id);
@@ -360,6 +363,13 @@ impl Agent {
             apology: self.apology.clone(),
             transcribe_only: self.transcribe_only(),
         }
+    }
+
+    fn has_tools(&self) -> bool {
+        !(self.tools.is_empty()
+            && self.mcp.is_empty()
+            && self.builtin_tools.is_empty()
+            && self.knowledge.is_none())
     }
 
     /// The agents to whom this one may hand over.

@@ -699,6 +699,7 @@ mod tests {
             greeting: Some("Hello".into()),
             silence_threshold: Some(Duration::from_millis(3_500)),
             min_interruption: Some(Duration::from_millis(200)),
+            preemptive_generation: Some(true),
             elevenlabs_voice_id: Some("V".into()),
             elevenlabs_model: None,
         };
@@ -709,5 +710,9 @@ mod tests {
         assert_eq!(settings.silence_threshold, Duration::from_millis(3_500));
         assert_eq!(settings.max_endpointing, Duration::from_millis(3_500));
         assert_eq!(settings.min_interruption, Duration::from_millis(200));
+        assert!(settings.preemptive_generation);
+        let with_tools = parse(&format!("builtin_tools = [\"end_call\"]\n{BASE}")).unwrap();
+        let with_tools = with_tools.with_overrides(&overrides).settings(String::new());
+        assert!(!with_tools.preemptive_generation, "tools would be called for words taken back");
     }
 }

@@ -131,6 +131,8 @@ pub struct AgentOverrides {
     pub greeting: Option<String>,
     pub silence_threshold: Option<Duration>,
     pub min_interruption: Option<Duration>,
+    /// An agent with tools begins no answer early, whatever this says.
+    pub preemptive_generation: Option<bool>,
     pub elevenlabs_voice_id: Option<String>,
     pub elevenlabs_model: Option<String>,
 }
@@ -259,6 +261,8 @@ impl Config {
                 greeting: r.text(&names::GREETING),
                 silence_threshold: r.ms(&names::SILENCE_THRESHOLD_MS),
                 min_interruption: r.ms(&names::MIN_INTERRUPTION_MS),
+                preemptive_generation: r
+                    .parse(&names::PREEMPTIVE, "true or false", |text| text.parse().ok()),
                 elevenlabs_voice_id: r.text(&names::ELEVENLABS_VOICE_ID),
                 elevenlabs_model: r.text(&names::ELEVENLABS_MODEL_ID),
             },

@@ -53,6 +53,7 @@ pub const ELEVENLABS_MODEL_ID: Setting = env_only("ELEVENLABS_MODEL_ID");
 pub const GREETING: Setting = env_only("ANTIPHON_GREETING");
 pub const SILENCE_THRESHOLD_MS: Setting = env_only("ANTIPHON_SILENCE_THRESHOLD_MS");
 pub const MIN_INTERRUPTION_MS: Setting = env_only("ANTIPHON_MIN_INTERRUPTION_MS");
+pub const PREEMPTIVE: Setting = env_only("ANTIPHON_PREEMPTIVE_GENERATION");
 
 pub const BIND: Setting = all("ANTIPHON_BIND", "bind", "--bind");
 pub const HTTP_PORT: Setting = all("ANTIPHON_HTTP_PORT", "http_port", "--http-port");
@@ -91,7 +92,7 @@ pub const LOG: Setting = all("ANTIPHON_LOG", "log", "--log");
 pub const LOG_FORMAT: Setting = all("ANTIPHON_LOG_FORMAT", "log_format", "--log-format");
 
 /// Every setting of the process.
-pub const ALL: [&Setting; 59] = [
+pub const ALL: [&Setting; 60] = [
     &CONFIG,
     &AGENTS_DIR,
     &AGENT,
@@ -118,6 +119,7 @@ pub const ALL: [&Setting; 59] = [
     &GREETING,
     &SILENCE_THRESHOLD_MS,
     &MIN_INTERRUPTION_MS,
+    &PREEMPTIVE,
     &BIND,
     &HTTP_PORT,
     &CONTROL_PORT,

@@ -107,7 +107,7 @@ impl Default for Settings {
             interruptible: true,
             detection: Detection::default(),
             silence_threshold: Duration::from_millis(500),
-            confident_endpointing: Duration::from_millis(250),
+            confident_endpointing: Duration::from_millis(200),
             dynamic_endpointing: false,
             language: None,
             max_endpointing: Duration::from_secs(3),

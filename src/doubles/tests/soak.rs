@@ -1,4 +1,4 @@
-//! Many turns with random faults of every kind: nothing stuck, no final lost.
+//! Many turns with random faults of every kind: nothing stuck, no final lost, no memory kept.
 
 use super::*;
 use crate::doubles::faults::{Fault, Faulty};
@@ -38,6 +38,18 @@ fn faulty<S: Faulty>(mut script: S, random: &mut Random, at: fn(u64) -> S::At) -
     script
 }
 
+/// What the process holds, in MB (proc(5), `statm`); 0 where the system does not tell.
+fn resident_mb() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    pages.unwrap_or(0) * 4_096 / 1_000_000
+}
+
+/// Turns enough for memory to tell something.
+const MANY: usize = 1_000;
+/// How much the process may hold more at the end than after the first tenth, in MB.
+const GROWTH_MB: usize = 10;
+
 /// `ANTIPHON_TEST_SOAK_TURNS` turns; a few where nobody says.
 #[tokio::test(start_paused = true)]
 async fn turns_with_random_faults_leave_nothing_stuck_and_lose_no_final() {
@@ -46,6 +58,7 @@ async fn turns_with_random_faults_leave_nothing_stuck_and_lose_no_final() {
     let agent = agent(&format!("{ALONE}{BEHIND}"));
     let mut random = Random(7);
     let (mut done, mut apologies, mut answers) = (0, 0, 0);
+    let mut warm_mb = None;
     while done < turns {
         let said: Vec<String> = (0..TURNS).map(|nth| format!("question number {nth}")).collect();
         let mut script = Script::new(said.iter().map(String::as_str), []);
@@ -70,7 +83,15 @@ async fn turns_with_random_faults_leave_nothing_stuck_and_lose_no_final() {
         apologies += call.apologies;
         answers += call.said(SpeakerKind::Agent).len();
         done += TURNS;
+        if done * 10 >= turns {
+            warm_mb.get_or_insert_with(resident_mb);
+        }
+        if done.is_multiple_of(MANY) {
+            println!("{done} turns, {} MB", resident_mb());
+        }
     }
-    println!("{done} turns, {answers} answers, {apologies} apologies");
+    let (from_mb, to_mb) = (warm_mb.unwrap_or(0), resident_mb());
+    println!("{done} turns, {answers} answers, {apologies} apologies, {from_mb} to {to_mb} MB");
+    assert!(turns < MANY || to_mb <= from_mb + GROWTH_MB, "memory grows");
     assert!(apologies as usize * 50 <= done, "{apologies} apologies in {done} turns");
 }

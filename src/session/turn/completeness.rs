@@ -26,7 +26,7 @@ pub(super) struct Lexicon {
 }
 
 const ENGLISH: Lexicon = Lexicon {
-    fillers: &["um", "uh", "er", "erm", "hmm", "hm", "ah", "uhm", "umm", "well", "like", "so"],
+    fillers: &["um", "uh", "er", "erm", "hmm", "hm", "ah", "uhm", "umm"],
     openers: &[
         "and", "or", "but", "because", "if", "that", "which", "while", "than", "then", "when",
         "the", "a", "an", "my", "your", "his", "our", "their", "its", "very", "whether", "until",
@@ -38,7 +38,7 @@ const ENGLISH: Lexicon = Lexicon {
         "am", "would", "could", "will", "can", "should", "may", "might", "must", "have", "has",
         "had", "do", "does", "i", "we", "they", "he", "she", "i'm", "it's", "we're", "i'd", "i'll",
         "i've", "who", "where", "want", "need", "this", "some", "any", "another", "next", "last",
-        "these", "those",
+        "these", "those", "well", "like", "so",
     ],
     subordinators: &["if", "when", "while", "because", "since", "although", "as", "whenever"],
     numbers: &[
@@ -283,6 +283,7 @@ mod tests {
             "No, thanks.",
             "On Monday, please.",
             "Can you tell me where my order is?",
+            "Can you hear me well?",
         ];
         for text in whole {
             assert!(english(text) >= 1.0, "{text} {}", english(text));

@@ -209,13 +209,13 @@ mod tests {
     #[test]
     fn the_surer_the_end_the_shorter_the_silence() {
         let settings = Settings { dynamic_endpointing: false, ..Settings::default() };
-        assert_eq!(silence_of(3.0, &settings), 250);
-        assert_eq!(silence_of(0.5, &settings), 375);
+        assert_eq!(silence_of(3.0, &settings), 200);
+        assert_eq!(silence_of(0.5, &settings), 350);
         assert_eq!(silence_of(0.0, &settings), 500);
         assert_eq!(silence_of(-1.5, &settings), 1_125);
         assert_eq!(silence_of(-9.0, &settings), 3_000);
-        let quick = Settings { silence_threshold: Duration::from_millis(200), ..settings.clone() };
-        assert_eq!(silence_of(3.0, &quick), 200, "never later than the threshold");
+        let quick = Settings { silence_threshold: Duration::from_millis(150), ..settings.clone() };
+        assert_eq!(silence_of(3.0, &quick), 150, "never later than the threshold");
         let silence_alone = Settings { detection: Detection::Silence, ..settings };
         assert_eq!(silence_of(3.0, &silence_alone), 500);
     }
@@ -224,7 +224,7 @@ mod tests {
     fn a_speaker_who_pauses_is_waited_for_unless_surely_finished() {
         let settings = Settings { dynamic_endpointing: true, ..Settings::default() };
         assert_eq!(silence_of(0.0, &settings), 1_040);
-        assert_eq!(silence_of(3.0, &settings), 250);
+        assert_eq!(silence_of(3.0, &settings), 200);
     }
 
     #[test]
