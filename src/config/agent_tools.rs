@@ -186,16 +186,12 @@ fn read_knowledge(root: &Reader<'_>) -> Option<PathBuf> {
 fn read_places(root: &Reader<'_>) -> BTreeMap<String, Destination> {
     let mut places = BTreeMap::new();
     for (name, to) in root.pairs("transfer_to", MAX_PLACES) {
-        match destination(&to.value).filter(|_| is_name(&name)) {
-            Some(place) => {
-                places.insert(name, place);
-            }
-            None => {
-                let problem = format!(
-                    "`{name}` must be a name for a tel: or sip: address, or for agent:NAME"
-                );
-                root.push(root.fault("transfer_to", to.span, problem));
-            }
+        if let Some(place) = destination(&to.value).filter(|_| is_name(&name)) {
+            places.insert(name, place);
+        } else {
+            let problem =
+                format!("`{name}` must be a name for a tel: or sip: address, or for agent:NAME");
+            root.push(root.fault("transfer_to", to.span, problem));
         }
     }
     places

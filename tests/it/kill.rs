@@ -57,6 +57,7 @@ async fn every_final_that_was_shown_survives_kill_9_of_worker_and_control_once()
     }
 }
 
+#[allow(clippy::print_stdout, reason = "a soak says how far it is")]
 async fn kill_worker_and_control(lane: u64, rounds: u64) {
     // More than there are rounds: a voice that stutters on a busy machine is two utterances.
     let script: Vec<String> = (0..2 * rounds).map(|n| format!("sentence number {n}")).collect();
