@@ -365,7 +365,8 @@ impl Agent {
         }
     }
 
-    fn has_tools(&self) -> bool {
+    /// Whether its model may call anything.
+    pub fn has_tools(&self) -> bool {
         !(self.tools.is_empty()
             && self.mcp.is_empty()
             && self.builtin_tools.is_empty()

@@ -149,13 +149,13 @@ fn read(
     let stt = read_stt(&root.table("stt"));
     let vad = read_vad(&root.table("vad"));
     let tools = agent_tools::read(root);
-    let turn = read_turn(&root.table("turn"), &defaults, tools.any());
+    let turn = read_turn(&root.table("turn"), &defaults);
     let prompt = read_prompt(name, root, find_prompt);
     let greeting = read_greeting(root);
     let silence_threshold =
         ms(root, "silence_threshold_ms", 0..=10_000, defaults.silence_threshold);
     let max_endpointing = read_max_endpointing(root, silence_threshold, &defaults);
-    Some(Agent {
+    let agent = Agent {
         name: name.to_owned(),
         label: document.file.label().to_owned(),
         description,
@@ -200,7 +200,13 @@ fn read(
         user_away: ms(root, "user_away_ms", 0..=3_600_000, defaults.user_away),
         close_on_participant_left: root.boolean("close_on_participant_left").unwrap_or(true),
         prompt: prompt?,
-    })
+    };
+    if agent.turn.preemptive_generation && agent.has_tools() {
+        let problem = "an answer that is begun before the turn has ended would call tools for it";
+        let fault = root.table("turn").fault("preemptive_generation", 0..0, problem);
+        root.push(fault.help("an agent with tools leaves this off"));
+    }
+    Some(agent)
 }
 
 fn read_llm(table: &Reader<'_>, used: bool) -> LlmSettings {
@@ -395,7 +401,7 @@ fn read_vad(table: &Reader<'_>) -> VadSettings {
     settings
 }
 
-fn read_turn(table: &Reader<'_>, defaults: &Settings, has_tools: bool) -> TurnSettings {
+fn read_turn(table: &Reader<'_>, defaults: &Settings) -> TurnSettings {
     let detections = [
         ("silence", Detection::Silence),
         ("stt", Detection::Stt),
@@ -413,11 +419,6 @@ fn read_turn(table: &Reader<'_>, defaults: &Settings, has_tools: bool) -> TurnSe
             .boolean("preemptive_generation")
             .unwrap_or(defaults.preemptive_generation),
     };
-    if settings.preemptive_generation && has_tools {
-        let problem = "an answer that is begun before the turn has ended would call tools for it";
-        let fault = table.fault("preemptive_generation", 0..0, problem);
-        table.push(fault.help("an agent with tools leaves this off"));
-    }
     finish(table);
     settings
 }

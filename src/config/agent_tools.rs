@@ -31,15 +31,6 @@ pub(super) struct Tools {
     pub builtins: Vec<String>,
 }
 
-impl Tools {
-    pub fn any(&self) -> bool {
-        !(self.http.is_empty()
-            && self.mcp.is_empty()
-            && self.builtins.is_empty()
-            && self.knowledge.is_none())
-    }
-}
-
 pub(super) fn read(root: &Reader<'_>) -> Tools {
     let mut tools = Tools {
         http: read_http(root),

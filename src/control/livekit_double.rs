@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use secrecy::SecretString;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::LiveKitConfig;
 
@@ -32,6 +33,8 @@ pub struct Rooms {
     pub subscriptions: Vec<(String, String, bool)>,
     pub egresses: Vec<proto::RoomCompositeEgressRequest>,
     pub stopped: Vec<String>,
+    /// Somebody was removed from a room.
+    pub removed: Arc<Notify>,
 }
 
 impl Rooms {
@@ -127,6 +130,7 @@ async fn answer(
             if let Some(here) = rooms.participants.get_mut(&request.room) {
                 here.retain(|one| one.identity != request.identity);
             }
+            rooms.removed.notify_one();
             proto::RemoveParticipantResponse::default().encode_to_vec().into_response()
         }
         ("livekit.RoomService", "UpdateSubscriptions") => {

@@ -138,10 +138,12 @@ struct Generation {
 
 #[derive(Debug)]
 struct Speaking {
-    /// The first link of the agent who speaks: 0, or that of a colleague.
-    first_link: u8,
     llm: Arc<dyn Llm>,
+    /// The first link of whose model it is: 0, or that of a colleague.
+    llm_link: u8,
     voice: Arc<dyn Tts>,
+    /// The same of the voice.
+    tts_link: u8,
     tts: mpsc::Sender<TtsCommand>,
     tts_rate: u32,
     /// `None` once the connection's task is gone.
@@ -182,6 +184,17 @@ enum Wake {
     Timer,
 }
 
+impl Speaking {
+    /// Usage as that of the agents whose providers these are.
+    const fn owned(&self, usage: Usage) -> Usage {
+        match usage {
+            Usage::Llm { .. } => usage.counted_from(self.llm_link),
+            Usage::Tts { .. } => usage.counted_from(self.tts_link),
+            Usage::Stt { .. } => usage,
+        }
+    }
+}
+
 impl Driver {
     fn new(
         config: DriverConfig,
@@ -201,9 +214,10 @@ impl Driver {
             let warm = llm.clone();
             tokio::spawn(async move { warm.prewarm().await });
             Speaking {
-                first_link: 0,
                 llm,
+                llm_link: 0,
                 voice: tts,
+                tts_link: 0,
                 tts: commands,
                 tts_rate: rate,
                 tts_events: Some(tts_events),

@@ -335,14 +335,19 @@ impl Session {
         if self.state != AgentState::Idle {
             return;
         }
-        let greeting = self.settings.greeting.clone().unwrap_or_default();
-        if !greeting.trim().is_empty() && !self.settings.transcribe_only {
-            self.queue.push_front(Utterance {
-                kind: SpeechKind::Greeting,
-                text: greeting,
-                interruptible: self.settings.greeting_interruptible,
-            });
-        }
+        self.queue_greeting();
         self.go_idle(now);
+    }
+
+    /// The greeting is said next; whether there is one.
+    fn queue_greeting(&mut self) -> bool {
+        let text = self.settings.greeting.clone().unwrap_or_default();
+        let greets = !text.trim().is_empty() && !self.settings.transcribe_only;
+        if greets {
+            let interruptible = self.settings.greeting_interruptible;
+            let kind = SpeechKind::Greeting;
+            self.queue.push_front(Utterance { kind, text, interruptible });
+        }
+        greets
     }
 }

@@ -209,9 +209,10 @@ async fn the_agent_comes_and_goes_as_it_is_told() {
     // After the grace period it goes by itself.
     world.livekit.rooms.lock().join(&room, "agent-2", Kind::Agent);
     tell("leave", 1).await;
+    let removed = world.livekit.rooms.lock().removed.clone();
     tokio::time::timeout(LIMIT, async {
         while !world.livekit.rooms.lock().participants[&room].is_empty() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            removed.notified().await;
         }
     })
     .await

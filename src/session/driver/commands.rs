@@ -32,8 +32,9 @@ impl Driver {
                 Command::Transcript(segment) => self.show(Shown::Transcript(segment)).await,
                 Command::Metric(metric) => self.show(Shown::Metric(metric)).await,
                 Command::Usage(usage) => {
-                    let first_link = self.speaking.as_ref().map_or(0, |it| it.first_link);
-                    self.show(Shown::Usage(usage.counted_from(first_link))).await;
+                    let speaking = self.speaking.as_ref();
+                    let usage = speaking.map_or(usage, |speaking| speaking.owned(usage));
+                    self.show(Shown::Usage(usage)).await;
                 }
                 Command::Generate { id, request } => self.generate(id, request),
                 Command::CancelGeneration { id } => {
@@ -109,7 +110,7 @@ impl Driver {
         let (sender, events) = mpsc::channel(QUEUE);
         let cancel = CancellationToken::new();
         let (llm, token) = (speaking.llm.clone(), cancel.clone());
-        let first_link = speaking.first_link;
+        let first_link = speaking.llm_link;
         tokio::spawn(async move { llm.generate(request, sender, token).await });
         let generation = Generation { id, events, cancel, first_link };
         if let Some(earlier) = self.generation.replace(generation) {

@@ -19,13 +19,15 @@ impl Driver {
             return;
         };
         info!(to, "the conversation is handed over");
-        let earlier_link = std::mem::replace(&mut speaking.first_link, number * LINKS);
+        let link = number * LINKS;
         speaking.llm = colleague.llm.clone();
+        speaking.llm_link = link;
         // The track keeps its sample rate: a voice of another one cannot be heard on it.
         if colleague.tts.sample_rate() == speaking.tts_rate {
             let (sender, events) = mpsc::channel(QUEUE);
             let TtsConnection { commands, task } = colleague.tts.connect(sender);
             speaking.voice = colleague.tts.clone();
+            let earlier_link = std::mem::replace(&mut speaking.tts_link, link);
             speaking.tts = commands;
             // The earlier connection ends by itself: nobody gives it anything to say.
             speaking.tasks[0] = task;

@@ -3,10 +3,7 @@
 use std::time::Instant;
 
 use super::Session;
-use crate::session::{
-    settings::Settings,
-    speech::{SpeechKind, Utterance},
-};
+use crate::session::settings::Settings;
 
 /// Told to a model that takes over and has no greeting, in the user's place: models answer users.
 const TAKEN_OVER: &str = "(You have just taken over this conversation from another agent. Go on \
@@ -29,16 +26,9 @@ impl Session {
         self.settings = settings;
         self.agent_name = agent_name;
         self.apologised = false;
-        let greeting = self.settings.greeting.clone().unwrap_or_default();
-        if !greeting.trim().is_empty() {
-            self.queue.push_front(Utterance {
-                kind: SpeechKind::Say,
-                text: greeting,
-                interruptible: self.settings.greeting_interruptible,
-            });
-            self.go_idle(now);
-        } else if self.user_speaks() || !self.turn.text.is_empty() {
-            // Answered when the turn is over.
+        let is_user_turn = self.user_speaks() || !self.turn.text.is_empty();
+        // A user who is speaking is answered when the turn is over.
+        if self.queue_greeting() || is_user_turn {
             self.go_idle(now);
         } else {
             self.turn.add(TAKEN_OVER);

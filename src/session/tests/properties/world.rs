@@ -234,6 +234,16 @@ impl World {
                 Some(Input::Say { text, interruptible: step.a.is_multiple_of(2) })
             }
             62 if step.a.is_multiple_of(4) => Some(Input::Drain),
+            62 if step.a % 4 == 1 => {
+                let greeting =
+                    step.b.is_multiple_of(2).then(|| format!("{} hello", self.word('g')));
+                let settings = Settings { greeting, ..Settings::default() };
+                Some(Input::HandOver {
+                    settings: Box::new(settings),
+                    agent_name: "next".into(),
+                    keeps_history: step.b % 4 < 2,
+                })
+            }
             63 if step.a.is_multiple_of(8) => {
                 Some(Input::Close { reason: CloseReason::Terminated })
             }
@@ -302,10 +312,10 @@ impl World {
 
     pub(super) fn give(&mut self, input: Input) {
         self.note(&input);
-        let is_chat = matches!(input, Input::Chat { .. });
+        let asks = matches!(input, Input::Chat { .. } | Input::HandOver { .. });
         let now = self.now;
         self.session.handle_input(input, now);
-        self.check(is_chat);
+        self.check(asks);
     }
 
     /// Lets time pass; timers fire when they are due.
@@ -321,7 +331,7 @@ impl World {
         self.now = until;
     }
 
-    fn check(&mut self, is_chat: bool) {
+    fn check(&mut self, asks: bool) {
         let mut resumed = false;
         while let Some(command) = self.session.poll_command() {
             assert!(!self.closed, "{command:?} after Leave");
@@ -329,14 +339,14 @@ impl World {
                 command,
                 Command::Resume { .. } | Command::Play { .. } | Command::PlayApology { .. }
             );
-            self.take(command, is_chat, resumed);
+            self.take(command, asks, resumed);
         }
         self.check_state();
     }
 
-    fn take(&mut self, command: Command, is_chat: bool, resumed: bool) {
+    fn take(&mut self, command: Command, asks: bool, resumed: bool) {
         match command {
-            Command::SetState(to) => self.change_state(to, is_chat, resumed),
+            Command::SetState(to) => self.change_state(to, asks, resumed),
             Command::Generate { id, request } => {
                 assert_eq!(self.running, None, "one generation at a time");
                 assert!(id.0 > self.last_generation, "ids grow");
@@ -410,11 +420,11 @@ impl World {
     }
 
     /// SPEC §1: from which state to which, and why.
-    fn change_state(&mut self, to: AgentState, is_chat: bool, resumed: bool) {
+    fn change_state(&mut self, to: AgentState, asks: bool, resumed: bool) {
         use AgentState::{Idle, Listening, Speaking, Thinking};
         let allowed = match (self.state, to) {
-            (Idle, Thinking) => is_chat,
-            (Speaking, Thinking) => is_chat || self.running.is_some(),
+            (Idle, Thinking) => asks,
+            (Speaking, Thinking) => asks || self.running.is_some(),
             (Listening, Speaking) => resumed,
             (from, to) => from != to,
         };
