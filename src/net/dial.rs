@@ -19,6 +19,7 @@ use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
+    runtime::{self, Handle},
 };
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::MaybeTlsStream;
@@ -157,39 +158,46 @@ async fn race(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
     }
 }
 
-/// Connections opened ahead, oldest first.
+/// Connections opened ahead, oldest first. A socket is driven by the runtime that opened it and
+/// ages by that runtime's clock: each has its own.
 type Ready = HashMap<Target, Vec<(Instant, Stream)>>;
 
-static READY: LazyLock<Mutex<Ready>> = LazyLock::new(Mutex::default);
+static READY: LazyLock<Mutex<HashMap<runtime::Id, Ready>>> = LazyLock::new(Mutex::default);
 
-/// Forgets what is too old.
-fn sweep(ready: &mut Ready, now: Instant) {
+/// What this runtime has ready, without what is too old.
+fn with_ready<T>(then: impl FnOnce(&mut Ready) -> T) -> T {
+    let (id, now) = (Handle::current().id(), clock::now());
+    let mut all = READY.lock();
+    let ready = all.entry(id).or_default();
     ready.retain(|_, streams| {
         streams.retain(|(until, _)| *until > now);
         !streams.is_empty()
     });
+    let out = then(ready);
+    if ready.is_empty() {
+        all.remove(&id);
+    }
+    out
 }
 
-/// Opens a connection ahead: whoever asks [`ready`] within 20 s has it without waiting. Failure is
-/// no error; at most 8 are kept for a host.
+/// Opens a connection ahead: whoever asks [`ready`] within 20 s, on the same runtime, has it
+/// without waiting. Failure is no error; at most 8 are kept for a host.
 pub async fn prepare(url: &Url) {
     let Ok(target) = Target::of(url) else { return };
-    let is_full = {
-        let mut ready = READY.lock();
-        sweep(&mut ready, clock::now());
+    let is_full = with_ready(|ready| {
         ready.get(&target).map_or(0, Vec::len) >= MOST_PER_HOST
             || ready.values().map(Vec::len).sum::<usize>() >= MOST
-    };
+    });
     if is_full {
         return;
     }
     let Ok(Ok(stream)) = tokio::time::timeout(PREPARE, target.open()).await else { return };
     let until = clock::now() + KEPT;
-    READY.lock().entry(target).or_default().push((until, stream));
+    with_ready(|ready| ready.entry(target).or_default().push((until, stream)));
     // Nobody may ask for another: the last ones must not stay open for ever.
     tokio::spawn(async move {
         tokio::time::sleep_until(until.into()).await;
-        sweep(&mut READY.lock(), clock::now());
+        with_ready(|_| ());
     });
 }
 
@@ -197,11 +205,7 @@ pub async fn prepare(url: &Url) {
 pub fn ready(url: &Url) -> Option<Stream> {
     let target = Target::of(url).ok()?;
     loop {
-        let mut stream = {
-            let mut ready = READY.lock();
-            sweep(&mut ready, clock::now());
-            ready.get_mut(&target)?.pop()?.1
-        };
+        let mut stream = with_ready(|ready| Some(ready.get_mut(&target)?.pop()?.1))?;
         if is_open(&mut stream) {
             return Some(stream);
         }
@@ -282,6 +286,25 @@ mod tests {
         let (mut accepted, _) = listener.accept().await.unwrap();
         assert_eq!(accepted.read(&mut [0; 4]).await.unwrap(), 0, "closed by itself");
         assert!(ready(&url).is_none());
+    }
+
+    #[test]
+    fn a_runtime_neither_takes_nor_ages_what_another_has_prepared() {
+        let paused = |is_paused| {
+            let mut builder = runtime::Builder::new_current_thread();
+            builder.enable_all().start_paused(is_paused).build().unwrap()
+        };
+        let (one, another) = (paused(false), paused(true));
+        let (_listener, url) = one.block_on(async {
+            let (listener, url) = listen().await;
+            prepare(&url).await;
+            (listener, url)
+        });
+        another.block_on(async {
+            tokio::time::advance(KEPT * 2).await;
+            assert!(ready(&url).is_none());
+        });
+        assert!(one.block_on(async { ready(&url) }).is_some());
     }
 
     #[tokio::test]
