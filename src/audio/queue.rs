@@ -30,6 +30,8 @@ struct Samples {
     buffer: Vec<i16>,
     /// How many at the front are gone.
     gone: usize,
+    /// How many the reader waits for: for less it is not woken.
+    wanted: usize,
     /// Twice the queue's capacity, so that at the end there is always as much gone as is moved: a
     /// sample is moved once at the most, whatever the queue's length.
     limit: usize,
@@ -38,7 +40,7 @@ struct Samples {
 impl Samples {
     fn with_capacity(capacity: usize) -> Self {
         let limit = 2 * capacity;
-        Self { buffer: Vec::with_capacity(limit.min(STEP)), gone: 0, limit }
+        Self { buffer: Vec::with_capacity(limit.min(STEP)), gone: 0, wanted: 1, limit }
     }
 
     fn len(&self) -> usize {
@@ -104,12 +106,15 @@ impl AudioSender {
         let surplus = (queue.len() + fresh.len()).saturating_sub(shared.capacity);
         queue.skip(surplus);
         queue.push(fresh);
+        let is_enough = queue.len() >= queue.wanted;
         drop(queue);
         let lost = surplus + (samples.len() - fresh.len());
         if lost > 0 {
             shared.dropped.fetch_add(lost as u64, Ordering::Relaxed);
         }
-        shared.wake.notify_one();
+        if is_enough {
+            shared.wake.notify_one();
+        }
     }
 
     /// Samples dropped so far because the reader was too slow.
@@ -139,6 +144,7 @@ impl AudioReceiver {
                     queue.skip(count);
                     return count;
                 }
+                queue.wanted = chunk;
             }
             self.0.wake.notified().await;
         }
@@ -156,6 +162,11 @@ impl AudioReceiver {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Poll, Wake, Waker},
+    };
+
     use super::*;
 
     #[tokio::test]
@@ -211,6 +222,31 @@ mod tests {
         assert_eq!(receiver.len(), 30 * STEP);
         receiver.read(&mut Vec::new(), 30 * STEP).await;
         assert_eq!(capacity(), STEP);
+    }
+
+    #[test]
+    fn a_reader_is_woken_when_all_it_waits_for_is_there() {
+        #[derive(Default)]
+        struct Woken(AtomicU64);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let (sender, receiver) = audio_queue(100);
+        let mut got = Vec::new();
+        let mut read = pin!(receiver.read(&mut got, 50));
+        assert!(read.as_mut().poll(&mut context).is_pending());
+        for _ in 0..4 {
+            sender.push(&[7; 10]);
+        }
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        sender.push(&[7; 10]);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert_eq!(read.as_mut().poll(&mut context), Poll::Ready(50));
     }
 
     #[tokio::test]

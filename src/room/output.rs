@@ -16,6 +16,8 @@ use crate::{
 };
 
 const FRAME: Duration = Duration::from_millis(10);
+/// The track takes a packet at a time: to wake up for less is of no use.
+const PACKET: Duration = Duration::from_millis(20);
 const LEAD: Duration = Duration::from_millis(LEAD_MS as u64);
 
 /// What the driver asks of the playout.
@@ -127,7 +129,7 @@ impl Track {
             // Whatever is missing comes by a command.
             return None;
         }
-        let room = (queued + FRAME).saturating_sub(LEAD);
+        let room = (queued + PACKET).saturating_sub(LEAD);
         Some(if self.starved { queued } else { room }.max(Duration::from_millis(1)))
     }
 
