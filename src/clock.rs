@@ -12,6 +12,14 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// Waits for a time, if there is one to wait for.
+pub async fn at(time: Option<impl Into<tokio::time::Instant>>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Wall-clock time, for what carries times of its own, such as files.
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this is the door")]
 pub fn system() -> SystemTime {

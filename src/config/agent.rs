@@ -221,7 +221,7 @@ pub struct TurnSettings {
     pub preemptive_generation: bool,
 }
 
-/// Spoken on join.
+/// Spoken once somebody hears the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
     pub text: String,

@@ -173,18 +173,11 @@ pub async fn conduct(
                 observe(since_start(), &event).await;
             }
             () = &mut spoken, if speech_end.is_none() => speech_end = Some(clock::now()),
-            () = until(end) => break,
+            () = clock::at(end) => break,
         }
     }
     let _ = room.send(RoomEvent::Closed { reason: CloseReason::InputEnded }).await;
     while let Some(event) = shown.recv().await {
         observe(since_start(), &event).await;
-    }
-}
-
-async fn until(end: Option<Instant>) {
-    match end {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -87,6 +87,11 @@ impl Events {
         out
     }
 
+    /// Whether anybody who speaks is in the room.
+    pub fn is_anyone_here(&self) -> bool {
+        !self.present.is_empty()
+    }
+
     fn joined(&mut self, participant: &RemoteParticipant, out: &mut VecDeque<RoomEvent>) {
         let identity = participant.identity();
         if identity == self.own || !speaks(participant) || !self.present.insert(identity.0.clone())

@@ -16,12 +16,14 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
 use crate::{
+    clock,
     config::env::LiveKitAccess,
     recording::recorder::{RecorderConfig, Recording},
     room::{
         events::Events,
         figures,
-        media::{SourceVoice, voice_source},
+        media::{SourceVoice, knock, voice_source},
+        opening::Opening,
         signal, stage,
         telephone::RoomTelephone,
         text::{CHAT, read_chat},
@@ -168,10 +170,17 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
 
     // Subscriptions go on while the track is being published.
     let mut translate = Events::new(room.local_participant().identity(), participant);
-    let publish = publish(&room, speaks);
+    let mut opening = Opening::new(speaks.is_some());
+    let publish = publish(&room, speaks.clone());
     tokio::pin!(publish);
     let (mut published, mut draining) = (false, false);
+    let mut knocking = None;
     let reason = loop {
+        if opening.begins(clock::now()) {
+            knocking = None;
+            let _ = room_sender.send(RoomEvent::Ready).await;
+        }
+        let due = opening.due();
         tokio::select! {
             biased;
             () = stop.cancelled() => {
@@ -188,11 +197,14 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
                     abandon.abort();
                     return ended(Err(RunError::Publish(error)), Some(room.clone()));
                 }
-                let _ = room_sender.send(RoomEvent::Ready).await;
+                opening.published(clock::now());
+                knocking = speaks.clone().map(|it| AbortOnDropHandle::new(tokio::spawn(knock(it))));
             }
+            () = clock::at(due), if due.is_some() => {}
             event = events.recv() => {
                 let Some(event) = event else { break CloseReason::RoomClosed };
                 match &event {
+                    LiveKitEvent::LocalTrackSubscribed { .. } => opening.heard(),
                     LiveKitEvent::Disconnected { reason } => {
                         info!(?reason, "disconnected from the room");
                     }
@@ -214,11 +226,12 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
                     }
                     let _ = room_sender.send(event).await;
                 }
+                opening.attended(translate.is_anyone_here(), clock::now());
             }
             () = room_sender.closed() => break CloseReason::Failed,
         }
     };
-    drop(room_sender);
+    drop((room_sender, knocking));
     let reason = match session.await {
         Ok(told) => told,
         Err(error) => {

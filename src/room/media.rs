@@ -1,6 +1,8 @@
 //! The engine's audio ends as the session knows them: a subscribed track as a [`Microphone`], a
 //! published source as a [`Voice`].
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use libwebrtc::{
@@ -17,6 +19,10 @@ use crate::session::ports::{LEAD_MS, Microphone, Voice};
 /// What the source may hold before it makes its writer wait, in ms. More than the playout ever
 /// queues, so that the playout's own pace decides.
 const SOURCE_QUEUE_MS: u32 = LEAD_MS + 60;
+
+/// The engine sends silence for as long after each sound before it thins it out.
+const KNOCK_EVERY: Duration = Duration::from_millis(250);
+const KNOCKS: u32 = 12;
 
 /// Starts the engine's threads and its cryptography, whose first use takes 40 ms that the first call
 /// would wait for. Blocks.
@@ -63,6 +69,19 @@ pub fn voice_source(rate: u32) -> NativeAudioSource {
 impl SourceVoice {
     pub fn new(source: NativeAudioSource) -> Self {
         Self(source)
+    }
+}
+
+/// Sound that nobody can hear, now and then, for 3 s: a server shows a track only once packets of it
+/// have come, and in silence the engine sends them seldom.
+pub async fn knock(source: NativeAudioSource) {
+    let frame: Vec<i16> =
+        (0..source.sample_rate() / 100).map(|at| if at % 2 == 0 { 9 } else { -9 }).collect();
+    let mut voice = SourceVoice::new(source);
+    for _ in 0..KNOCKS {
+        voice.write(&frame).await;
+        voice.write(&frame).await;
+        tokio::time::sleep(KNOCK_EVERY).await;
     }
 }
 

@@ -10,6 +10,7 @@ pub mod input;
 pub mod join;
 pub mod loopback;
 pub mod media;
+pub mod opening;
 pub mod output;
 pub mod signal;
 pub mod stage;

@@ -45,7 +45,7 @@ pub enum Interruption {
 pub struct Settings {
     /// The rendered system prompt.
     pub system_prompt: String,
-    /// Spoken on join.
+    /// Spoken once somebody hears the agent.
     pub greeting: Option<String>,
     /// Spoken on a graceful end (drain).
     pub farewell: Option<String>,

@@ -78,12 +78,14 @@ impl Db {
         {
             tokio::fs::create_dir_all(parent).await.map_err(StoreError::Directory)?;
         }
-        // A database in memory lives as long as its one connection.
+        // A database in memory lives as long as its one connection, which whoever stops waiting
+        // while it is being tested would close. There is no network that could have cut it.
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .min_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
+            .test_before_acquire(false)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options.clone())
             .await?;

@@ -1,5 +1,6 @@
 //! The store's contract on each database, and what is particular to one.
 
+use futures_util::FutureExt as _;
 use sqlx::Row as _;
 
 use super::{
@@ -18,6 +19,21 @@ async fn in_directory() -> (tempfile::TempDir, Store) {
 #[tokio::test]
 async fn sqlite_in_memory_keeps_the_store_contract() {
     conformance::run(|| async { Store::open("sqlite::memory:").await.unwrap() }).await;
+}
+
+#[tokio::test]
+async fn whoever_stops_waiting_does_not_take_a_database_in_memory_along() {
+    let store = Store::open("sqlite::memory:").await.unwrap();
+    store.ingest(DEFAULT_TENANT, conformance::batch("room", "key", &["one"])).await.unwrap();
+    let count = async || {
+        let mut tx = store.db.read(Scope::All).await?;
+        tx.number("SELECT COUNT(*) FROM transcripts", &[]).await
+    };
+    for _ in 0..20 {
+        // Asks for the connection, and leaves at the first wait.
+        drop(count().now_or_never());
+        assert_eq!(count().await.unwrap(), 1);
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use tracing::{Instrument, debug, warn};
 
 use crate::{
     audio::queue::AudioReceiver,
+    clock,
     net::{
         self,
         backoff::Backoff,
@@ -252,7 +253,7 @@ impl<D: Dialect> Driver<D> {
         loop {
             tokio::select! {
                 biased;
-                () = at(self.deadline) => return Err(Over),
+                () = clock::at(self.deadline) => return Err(Over),
                 result = &mut connecting => return Ok(result),
                 going = self.attend() => going?,
             }
@@ -269,7 +270,7 @@ impl<D: Dialect> Driver<D> {
             let delay = if closing { delay.min(RETRY_WHILE_CLOSING) } else { delay };
             tokio::select! {
                 biased;
-                () = at(self.deadline) => return Err(Over),
+                () = clock::at(self.deadline) => return Err(Over),
                 () = sleep_until(start + delay) => return Ok(()),
                 going = self.attend() => going?,
             }
@@ -398,7 +399,7 @@ impl<D: Dialect> Driver<D> {
             }
             tokio::select! {
                 biased;
-                () = at(self.deadline) => return End::Over,
+                () = clock::at(self.deadline) => return End::Over,
                 going = self.attend() => {
                     if matches!(going, Err(Over)) {
                         return End::Over;
@@ -546,13 +547,6 @@ impl<D: Dialect> Driver<D> {
             self.used -= audio_ms * SAMPLES_PER_MS;
             self.tell(SttEvent::Usage { link: 0, audio_ms });
         }
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -15,10 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use metrics::counter;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{Instrument, warn};
 
 use super::{
@@ -232,8 +229,8 @@ impl Driver {
                         }
                     }
                 }
-                () = at(deaf_at), if deaf_at.is_some() && !closing => self.deaf(&mut line),
-                () = at(look_at), if look_at.is_some() && !closing => {
+                () = clock::at(deaf_at), if deaf_at.is_some() && !closing => self.deaf(&mut line),
+                () = clock::at(look_at), if look_at.is_some() && !closing => {
                     self.look_at = Some(Instant::now() + LOOK);
                     let listens = line.as_ref().map(|line| line.at);
                     if let Some(next) = self.relay.admitted(listens) {
@@ -444,11 +441,4 @@ fn moved(mut transcript: Transcript, offset_ms: u64) -> Transcript {
         word.end_ms += offset_ms;
     }
     transcript
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

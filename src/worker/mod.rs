@@ -197,7 +197,7 @@ impl Driver {
                     draining = true;
                     self.protocol.handle_input(Input::Drain, clock::now());
                 }
-                () = until(deadline) => self.protocol.handle_timeout(clock::now()),
+                () = clock::at(deadline) => self.protocol.handle_timeout(clock::now()),
                 news = self.jobs.next() => match news {
                     News::Over(told) => {
                         let (job_id, result) = (told.job_id.clone(), told.result.clone());
@@ -278,13 +278,6 @@ impl Driver {
             *told = health;
             changed
         });
-    }
-}
-
-async fn until(deadline: Option<std::time::Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 

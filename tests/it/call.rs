@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use antiphon::doubles::Script;
+use livekit_api::services::room::RoomClient;
 use serde_json::Value;
 
 use crate::support::{
     caller::{Caller, fixture},
+    livekit::{KEY, SECRET},
     poll,
     stage::Stage,
     within,
@@ -29,6 +31,26 @@ async fn ask(caller: &Caller, nth: usize) {
 async fn end_of(stage: &Stage, room: &str, dispatch: &str) -> String {
     let job = poll("a job", || stage.livekit.job(room, dispatch)).await;
     poll("the end of the job", || async { stage.livekit.job_ended(&job) }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_comes_after_the_agent_hears_the_whole_greeting() {
+    let stage = Stage::set(Script::default()).await;
+    let _worker = stage.worker().await;
+    stage.livekit.dispatch("test-agent", "waiting").await;
+    let rooms = RoomClient::with_api_key(&stage.livekit.http_url(), KEY, SECRET);
+    poll("the agent in the room", || async {
+        let there = rooms.list_participants("waiting").await.ok()?;
+        there.iter().any(|one| !one.tracks.is_empty()).then_some(())
+    })
+    .await;
+
+    let caller = stage.caller("waiting").await;
+    let greeting = caller.heard(0).await;
+    let length = greeting.to.duration_since(greeting.from);
+    // The double speaks a character in 60 ms.
+    let spoken = Duration::from_millis(60 * GREETING.len() as u64);
+    assert!(length + Duration::from_millis(150) > spoken, "{length:?} of {spoken:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

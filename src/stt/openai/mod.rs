@@ -11,11 +11,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tracing::{Instrument, warn};
 
 use self::proto::Options;
@@ -25,6 +21,7 @@ use super::{
 };
 use crate::{
     audio::queue::AudioReceiver,
+    clock,
     net::{
         self,
         backoff::Backoff,
@@ -188,8 +185,8 @@ impl Driver {
                     self.asking = None;
                     self.on_answer(answer).await?;
                 }
-                () = at(retry_at), if retry_at.is_some() => self.retry_at = None,
-                () = at(closing), if closing.is_some() => return Err(Over),
+                () = clock::at(retry_at), if retry_at.is_some() => self.retry_at = None,
+                () = clock::at(closing), if closing.is_some() => return Err(Over),
                 command = control.recv(), if closing.is_none() => match command {
                     Some(SttControl::Finalize) => {
                         let cut = self.cutter.finalize();
@@ -349,11 +346,4 @@ async fn answered(
         let error = SttError::Unreachable("the request was given up".into());
         Err(Problem { error, after: Duration::ZERO })
     })
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

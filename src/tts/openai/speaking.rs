@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{Shared, proto::SAMPLE_RATE};
 use crate::{
+    clock,
     net::{http::Failure, warm::Lease},
     tts::{SpeechId, TtsError, TtsEvent, chunker::Chunker, pcm::to_samples, words::spread},
 };
@@ -97,7 +98,7 @@ impl Speaking {
             tokio::select! {
                 biased;
                 text = texts.recv() => self.take(text),
-                () = at(urgent), if urgent.is_some() => {}
+                () = clock::at(urgent), if urgent.is_some() => {}
             }
         }
     }
@@ -270,11 +271,4 @@ impl Speaking {
 async fn request(shared: Arc<Shared>, text: String) -> Result<(reqwest::Response, Lease), Failure> {
     let request = shared.connections.post(shared.endpoint.url(&["audio", "speech"]));
     shared.connections.send(request.json(&shared.parameters.body(&text))).await
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
