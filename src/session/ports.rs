@@ -36,7 +36,7 @@ pub const LEAD_MS: u32 = 60;
 /// What happens where the session runs.
 #[derive(Debug)]
 pub enum RoomEvent {
-    /// Joined, and the voice track is live.
+    /// Joined, and somebody hears the voice, or will not.
     Ready,
     ParticipantJoined {
         identity: String,
