@@ -223,11 +223,12 @@ impl Session {
             }
             // A hint: the detector tells when speech begins.
             SttInput::SpeechStarted => {}
+            SttInput::EndOfTurn if self.linked != Some(id) || self.leaving.is_some() => {}
+            // The detector is slower to believe in the end: it may be right.
+            SttInput::EndOfTurn if self.user_speaks() => self.begin_early_by_words(now),
             SttInput::EndOfTurn => {
-                if self.linked == Some(id) && self.leaving.is_none() && !self.user_speaks() {
-                    self.turn.told_end = true;
-                    self.endpoint(now);
-                }
+                self.turn.told_end = true;
+                self.endpoint(now);
             }
             SttInput::Started => {
                 if let Some(speaker) = self.speaker_or_new(id, now) {
@@ -421,6 +422,16 @@ impl Session {
         self.endpoint(now);
     }
 
+    /// Begins an answer to the words that are there, if they look whole enough.
+    fn begin_early_by_words(&mut self, now: Instant) {
+        let Some(speaker) = self.linked() else { return };
+        let open = speaker.open_text().unwrap_or_default();
+        let punctuates = speaker.punctuates && speaker.open_text().is_none();
+        let words = self.turn.whole(open);
+        let language = self.settings.language.as_deref();
+        self.begin_early(completeness::score(&words, language, punctuates), now);
+    }
+
     /// Waits for the end of the turn, or commits it if that has come.
     pub(super) fn endpoint(&mut self, now: Instant) {
         self.timers.clear(&[
@@ -460,11 +471,7 @@ impl Session {
         let asked =
             !ear.open && ear.text && ear.score.is_some() || ear.open && self.turn.detector_ended;
         if !speaking && asked && at > now {
-            let open = self.linked().and_then(|speaker| speaker.open_text()).unwrap_or_default();
-            let words = self.turn.whole(open);
-            let language = self.settings.language.as_deref();
-            let score = completeness::score(&words, language, punctuates && !ear.open);
-            self.begin_early(score, now);
+            self.begin_early_by_words(now);
         }
         if timer != Timer::Endpointing || at > now {
             self.timers.set(timer, at);

@@ -68,6 +68,21 @@ fn an_early_answer_is_kept_when_the_turn_is_taken_with_its_words() {
 }
 
 #[test]
+fn an_early_answer_waits_for_whoever_tells_the_end_first() {
+    let mut call = Call::new(Settings { preemptive_generation: true, ..agent() });
+    call.script.stt_final_delay = ms(50);
+    call.answers(["For how many?"]);
+    call.user_says("book a table", ms(0)..ms(700));
+    // The detector tells it at 900 ms.
+    call.input_at(ms(760), Input::Stt { speaker: CALLER, event: SttInput::EndOfTurn });
+    call.run_to_end();
+    assert_eq!(call.times(|c| matches!(c, Command::Generate { .. })), [ms(760)]);
+    assert_eq!(call.agent_said(), ["For how many?"]);
+    // The turn is taken at 1,200 ms all the same.
+    assert_eq!(call.audible_at(), [ms(1_400)]);
+}
+
+#[test]
 fn an_early_answer_is_dropped_unheard_when_the_user_goes_on() {
     let mut call = Call::new(Settings { preemptive_generation: true, ..agent() });
     call.answers(["Stale.", "A table for two, yes."]);
