@@ -20,7 +20,7 @@ use crate::session::ports::{LEAD_MS, Microphone, Voice};
 /// queues, so that the playout's own pace decides.
 const SOURCE_QUEUE_MS: u32 = LEAD_MS + 60;
 
-/// The engine sends silence for as long after each sound before it thins it out.
+/// Less than the 300 ms of silence that the engine sends after a sound before it thins it out.
 const KNOCK_EVERY: Duration = Duration::from_millis(250);
 const KNOCKS: u32 = 12;
 
