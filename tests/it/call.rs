@@ -133,8 +133,7 @@ async fn an_interrupted_answer_falls_silent_and_only_what_was_heard_is_kept() {
     caller.heard(0).await;
 
     caller.say(&fixture(QUESTION)).await;
-    caller.hears(1).await;
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    caller.has_heard(1, Duration::from_millis(1_500)).await;
     caller.say(&fixture(QUESTION)).await;
     caller.heard(2).await;
 

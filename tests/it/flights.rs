@@ -27,9 +27,8 @@ async fn a_live_call_done_again_gives_the_same_commands() {
     stage.livekit.dispatch("test-agent", "flown").await;
     caller.heard(0).await;
     caller.say(&fixture(QUESTION)).await;
-    caller.hears(1).await;
     // In the middle of the answer, so that there is an interruption to do again.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    caller.has_heard(1, Duration::from_millis(1_500)).await;
     caller.say(&fixture(QUESTION)).await;
     caller.heard(2).await;
     caller.chat("And then?").await;

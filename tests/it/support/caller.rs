@@ -153,6 +153,15 @@ impl Caller {
         .await
     }
 
+    /// Waits until so much of the agent's nth stretch of voice has been heard.
+    pub async fn has_heard(&self, nth: usize, length: Duration) {
+        self.until(&format!("{length:?} of stretch {nth} of the agent's voice"), |seen| {
+            let stretch = seen.voice.get(nth)?;
+            (stretch.to.duration_since(stretch.from) >= length).then_some(())
+        })
+        .await;
+    }
+
     pub async fn agent_joined(&self) -> String {
         self.until("the agent joining", |seen| seen.agent.clone()).await
     }
