@@ -23,7 +23,8 @@ pub mod native {
         pub queue_size_frames: Option<usize>,
     }
 
-    /// Frames of exactly 10 ms, one every 10 ms from the first packet on, silence included.
+    /// Frames of exactly 10 ms, as many as there is time from the first packet on, silence included;
+    /// those of one packet come together.
     ///
     /// It ends when the remote stops publishing, when the connection is closed, and at once for a
     /// format that Opus does not decode to or a track that is not a remote one.

@@ -98,7 +98,9 @@ fn remote_track(
     let id = create_random_uuid();
     match media {
         MediaType::Audio => {
-            RtcAudioTrack::new(&id, Kind::Remote(Arc::new(RemoteAudio::default()))).into()
+            let playing = connection.upgrade().map(|connection| Arc::clone(&connection.listeners));
+            let remote = RemoteAudio::new(playing.unwrap_or_default());
+            RtcAudioTrack::new(&id, Kind::Remote(Arc::new(remote))).into()
         }
         MediaType::Video => {
             let remote = RemoteVideo::new(Weak::clone(connection), transceiver);

@@ -51,8 +51,8 @@ impl Arrivals {
     }
 
     /// Says whether a packet is missing that is still wanted.
-    fn has_holes(&self) -> bool {
-        self.came.trailing_ones() < WANTED
+    pub(crate) fn has_holes(&self) -> bool {
+        self.stream.is_some() && self.came.trailing_ones() < WANTED
     }
 
     /// Decides, after each packet, whether missing ones are to be asked for (NACK): if they may

@@ -126,8 +126,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Packets of RTP into a playout. The input: a byte that chooses rate and channels, then packets
-/// of: sequence step (signed byte), timestamp step in 2.5 ms (signed byte), ms until it comes
+/// Packets of RTP into a playout. The input: a byte that chooses rate, channels and whether to pull
+/// ahead, then packets of: sequence step (signed byte), timestamp step in 2.5 ms (signed byte), ms until it comes
 /// (byte), length (byte), payload.
 pub fn rtp(data: &[u8]) {
     let mut input = Reader(data);
@@ -135,6 +135,7 @@ pub fn rtp(data: &[u8]) {
     let rates = crate::codec::SAMPLE_RATES;
     let rate = rates[usize::from(format >> 1) % rates.len()];
     let Ok(mut playout) = Playout::new(rate, u32::from(format & 1) + 1) else { return };
+    let early = format & 0x80 != 0;
     let mut out = vec![0; playout.pull_len()];
     let start = start();
     let (mut now, mut pulled_at) = (start, start);
@@ -174,7 +175,9 @@ pub fn rtp(data: &[u8]) {
         }
         while pulled_at + PULL <= now {
             pulled_at += PULL;
-            let _ = playout.pull(pulled_at, &mut out);
+            if playout.pull(pulled_at, &mut out) == Pulled::Audio && early {
+                let _ = playout.pull_ahead(&mut out);
+            }
         }
     }
     // Whatever came, it plays out and comes to rest in silence or nothing.

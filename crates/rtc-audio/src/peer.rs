@@ -247,7 +247,9 @@ impl Peer {
         destination: SocketAddr,
         data: &[u8],
     ) {
-        self.now = self.now.max(now);
+        // What came before the peer was last called is told of now.
+        let now = self.now.max(now);
+        self.now = now;
         if self.receive(now, protocol, source, destination, data) {
             self.retry_early(now);
             self.flush_channels();
@@ -313,6 +315,11 @@ impl Peer {
     /// Whether [`Self::poll_event`] has one.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
+    }
+
+    /// Whether a packet of audio is missing that may still come in time.
+    pub fn misses_packets(&self) -> bool {
+        self.transceivers.iter().any(|transceiver| transceiver.arrivals.has_holes())
     }
 
     /// When [`Self::handle_timeout`] is to be called at the latest.

@@ -32,7 +32,8 @@ const LEAST_ALIKE: f64 = 0.4;
 /// What a pull gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pulled {
-    /// Nothing yet: no packet's time has come since the start.
+    /// Nothing: no packet's time has come since the start, or it was given
+    /// [ahead](Playout::pull_ahead).
     Nothing,
     /// Samples were written.
     Audio,
@@ -90,6 +91,8 @@ pub struct Playout {
     waited: u64,
     waited_silent: u64,
     concealing: bool,
+    /// What the next pull would give was given ahead.
+    ahead: bool,
     stats: PlayoutStats,
 }
 
@@ -125,6 +128,7 @@ impl Playout {
             waited: 0,
             waited_silent: 0,
             concealing: false,
+            ahead: false,
             stats: PlayoutStats::default(),
         })
     }
@@ -142,6 +146,9 @@ impl Playout {
     /// Writes the next 10 ms to `out`, which holds [`Self::pull_len`] interleaved samples. Call it
     /// every 10 ms.
     pub fn pull(&mut self, now: Instant, out: &mut [i16]) -> Pulled {
+        if self.pass_ahead() {
+            return Pulled::Nothing;
+        }
         self.keep_to_target(now);
         let wanted = out.len() / self.channels;
         while self.samples.len() < wanted {
@@ -154,6 +161,30 @@ impl Playout {
         self.samples.pull(out);
         self.stats.samples += wanted as u64;
         Pulled::Audio
+    }
+
+    /// Says whether the next 10 ms are decoded already, and can be [pulled ahead](Self::pull_ahead).
+    pub fn has_more(&self) -> bool {
+        !self.ahead && self.samples.len() * self.channels >= self.pull_len()
+    }
+
+    /// Writes what the next pull would, 10 ms early, if the playout [has](Self::has_more) it; that
+    /// pull then gives nothing. For a listener that need not hear at a steady pace: of a packet's
+    /// 20 ms it has the second half as early as the first, and is woken once for both.
+    pub fn pull_ahead(&mut self, out: &mut [i16]) -> Pulled {
+        if !self.has_more() {
+            return Pulled::Nothing;
+        }
+        self.ahead = true;
+        self.pace.pulls += 1;
+        self.samples.pull(out);
+        self.stats.samples += (out.len() / self.channels) as u64;
+        Pulled::Audio
+    }
+
+    /// Lets the time of one pull go by if what it would give was given ahead; gives whether it was.
+    pub fn pass_ahead(&mut self) -> bool {
+        std::mem::take(&mut self.ahead)
     }
 
     /// Figures since the start.

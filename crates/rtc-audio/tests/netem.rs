@@ -187,11 +187,13 @@ impl Call {
             if self.pull_at <= self.now {
                 self.pull_at += PULL;
                 let mut out = vec![0; self.playout.pull_len()];
-                if self.playout.pull(self.now, &mut out) == Pulled::Audio {
+                let mut pulled = self.playout.pull(self.now, &mut out);
+                while pulled == Pulled::Audio {
                     if audio_level(&out) > -40 {
                         self.first_sound.get_or_insert(self.now);
                     }
                     self.heard.extend_from_slice(&out);
+                    pulled = self.playout.pull_ahead(&mut out);
                 }
             }
         }

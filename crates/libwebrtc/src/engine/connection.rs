@@ -19,7 +19,8 @@ use super::callback::Callback;
 use super::clock;
 use super::driver::{Network, drive};
 use super::interfaces::{Addresses, watch_addresses};
-use super::net::{SharedSockets, UdpSockets};
+use super::sink::Listeners;
+use super::udp::{SharedSockets, UdpSockets};
 use crate::data_channel::ChannelHandle;
 use crate::ice_candidate::IceCandidate;
 use crate::peer_connection::{
@@ -83,7 +84,7 @@ pub(crate) struct State {
     /// What cannot go out by those, for the driver.
     unsent: VecDeque<Transmit>,
     /// When the driver calls the peer at the latest.
-    wakes_at: Option<Instant>,
+    pub(super) wakes_at: Option<Instant>,
 }
 
 /// What the application wants of the driver.
@@ -110,6 +111,8 @@ pub(crate) struct Connection {
     pub(super) wake: Notify,
     closed: AtomicBool,
     pub(crate) callbacks: Callbacks,
+    /// Those who hear a track of it.
+    pub(crate) listeners: Arc<Listeners>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -122,7 +125,8 @@ impl Connection {
     /// Binds the sockets and starts the driver. Host candidates are there when it returns; what
     /// servers have to tell comes later.
     pub(crate) fn start(config: IceConfig) -> Result<Arc<Self>, crate::RtcError> {
-        let runtime = super::runtime()?;
+        let place = super::place()?;
+        let runtime = place.handle();
         let guard = runtime.enter();
         let interfaces = watch_addresses();
         let ips: Addresses = match config.transports {
@@ -156,8 +160,14 @@ impl Connection {
             wake: Notify::new(),
             closed: AtomicBool::new(false),
             callbacks: Callbacks::default(),
+            listeners: Arc::default(),
         });
-        runtime.spawn(drive(Arc::clone(&connection), Network::new(sockets, interfaces)));
+        let network = Network::new(sockets, interfaces);
+        let driven = drive(Arc::clone(&connection), network);
+        runtime.spawn(async move {
+            driven.await;
+            drop(place);
+        });
         drop(guard);
         Ok(connection)
     }
@@ -356,12 +366,17 @@ impl State {
     ) -> Option<Instant> {
         transmits.extend(self.unsent.drain(..));
         transmits.extend(std::iter::from_fn(|| self.peer.poll_transmit()));
-        while let Some(event) = self.peer.poll_event() {
-            self.on_event(connection, event);
-        }
+        self.deliver(connection);
         notices.append(&mut self.notices);
         self.wakes_at = self.peer.poll_timeout();
         self.wakes_at
+    }
+
+    /// Gives listeners what came for them.
+    pub(super) fn deliver(&mut self, connection: &Arc<Connection>) {
+        while let Some(event) = self.peer.poll_event() {
+            self.on_event(connection, event);
+        }
     }
 
     fn on_event(&mut self, connection: &Arc<Connection>, event: Event) {

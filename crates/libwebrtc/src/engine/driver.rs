@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rtc_audio::ice::Transports;
 use rtc_audio::net::{Protocol, Transmit};
+use rtc_audio::peer::PeerState;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
@@ -14,7 +15,9 @@ use super::clock;
 use super::connection::{Connection, Notice, State};
 use super::gather::{Gathered, Gatherer};
 use super::interfaces::Addresses;
-use super::net::{TcpEvent, TcpLinks, UdpSockets};
+use super::sink::Moments;
+use super::tcp::{TcpEvent, TcpLinks};
+use super::udp::UdpSockets;
 use crate::data_channel::DataChannel;
 use crate::testing;
 
@@ -24,6 +27,11 @@ const IDLE: Duration = Duration::from_mins(1);
 const DATAGRAM: usize = 2_048;
 /// Datagrams taken in one go, so that sending is not starved.
 const BATCH: usize = 32;
+/// So late may a moment be for what comes before it.
+const OVERDUE: Duration = Duration::from_millis(5);
+/// After a packet was missing, each wakes the driver for so long: what is asked for again (NACK)
+/// must be asked for at once.
+const UNSTEADY: Duration = Duration::from_secs(5);
 
 /// What a driver reads and writes.
 pub(super) struct Network {
@@ -35,6 +43,8 @@ pub(super) struct Network {
     loopback_v6: bool,
     /// What was gathered and is to be seen to.
     gathered: Vec<Gathered>,
+    /// Until then each datagram wakes the driver.
+    unsteady_until: Option<Instant>,
 }
 
 impl Network {
@@ -47,6 +57,35 @@ impl Network {
             transports: Transports::default(),
             loopback_v6: false,
             gathered: Vec::new(),
+            unsteady_until: None,
+        }
+    }
+
+    /// While there are moments at which listeners are played to, and nothing is missing of what
+    /// they hear, those are soon enough to read what came, and to see to the peer's time.
+    fn settle(&mut self, state: &mut State, plays: bool) {
+        let now = clock::now();
+        if state.peer.misses_packets() {
+            self.unsteady_until = Some(now + UNSTEADY);
+        }
+        let steady = self.unsteady_until.is_none_or(|until| until <= now)
+            && state.peer.state() == PeerState::Connected;
+        self.sockets.watch(!(plays && steady), &mut state.direct);
+        if !self.sockets.is_watched() {
+            // The next moment is always soon enough.
+            state.wakes_at = Some(now);
+        }
+    }
+
+    /// Takes what came since the driver last looked.
+    fn read(&mut self, state: &mut State, buffer: &mut [u8]) {
+        let mut socket = 0;
+        for _ in 0..BATCH {
+            let Some((len, source, local, at)) = self.sockets.poll(&mut socket, buffer) else {
+                break;
+            };
+            let datagram = buffer.get(..len).unwrap_or_default();
+            self.on_datagram(state, source, local, at, datagram);
         }
     }
 
@@ -147,11 +186,18 @@ impl Network {
         }
     }
 
-    fn on_datagram(&mut self, state: &mut State, from: SocketAddr, to: SocketAddr, data: &[u8]) {
+    fn on_datagram(
+        &mut self,
+        state: &mut State,
+        from: SocketAddr,
+        to: SocketAddr,
+        at: Instant,
+        data: &[u8],
+    ) {
         if self.gatherer.on_datagram(from, to, data, &mut self.gathered) {
             self.on_gathered(state);
         } else {
-            state.peer.handle_datagram(clock::now(), Protocol::Udp, from, to, data);
+            state.peer.handle_datagram(at, Protocol::Udp, from, to, data);
         }
     }
 
@@ -163,7 +209,9 @@ impl Network {
             self.gatherer.on_time(now, send, &mut self.gathered);
             self.on_gathered(state);
         }
-        state.peer.handle_timeout(now);
+        if state.peer.poll_timeout().is_some_and(|at| at <= now) {
+            state.peer.handle_timeout(now);
+        }
     }
 }
 
@@ -173,13 +221,16 @@ pub(super) async fn drive(connection: Arc<Connection>, mut network: Network) {
     let mut buffer = vec![0; DATAGRAM];
     let mut transmits = Vec::new();
     let mut notices = VecDeque::new();
+    let mut moments = Moments::default();
     loop {
         testing::count_turn();
-        let (timeout, closed) = {
+        let (timeout, moment, closed) = {
             let mut state = connection.state.lock();
             network.on_orders(&mut state);
             let timeout = state.collect(&connection, &mut transmits, &mut notices);
-            (timeout, state.peer.is_closed())
+            let moment = moments.next(&connection.listeners, clock::now());
+            network.settle(&mut state, moment.is_some());
+            (timeout, moment, state.peer.is_closed())
         };
         for transmit in transmits.drain(..) {
             network.send(&transmit);
@@ -192,23 +243,22 @@ pub(super) async fn drive(connection: Arc<Connection>, mut network: Network) {
             return;
         }
         let now = clock::now();
-        let deadline = [timeout, network.gatherer.deadline(), Some(now + IDLE)];
+        // An application that always has something to say must not keep others from being heard.
+        if moment.is_some_and(|at| at + OVERDUE <= now) {
+            act(&connection, &mut network, &mut moments, &mut buffer);
+            continue;
+        }
+        let timeout = timeout.filter(|_| network.sockets.is_watched());
+        let deadline = [timeout, moment, network.gatherer.deadline(), Some(now + IDLE)];
         let deadline = deadline.into_iter().flatten().min().unwrap_or(now + IDLE);
         tokio::select! {
             biased;
             () = connection.wake.notified() => {}
-            (len, source, local) = network.sockets.receive(&mut buffer) => {
+            (len, source, local, at) = network.sockets.receive(&mut buffer) => {
                 let mut state = connection.state.lock();
                 let datagram = buffer.get(..len).unwrap_or_default();
-                network.on_datagram(&mut state, source, local, datagram);
-                for _ in 1..BATCH {
-                    let Some((len, source, local)) = network.sockets.try_receive(&mut buffer)
-                    else {
-                        break;
-                    };
-                    let datagram = buffer.get(..len).unwrap_or_default();
-                    network.on_datagram(&mut state, source, local, datagram);
-                }
+                network.on_datagram(&mut state, source, local, at, datagram);
+                network.read(&mut state, &mut buffer);
             }
             Some(event) = network.links.receive() => match event {
                 TcpEvent::Frame { local, remote, data } => {
@@ -230,9 +280,27 @@ pub(super) async fn drive(connection: Arc<Connection>, mut network: Network) {
             Ok(()) = network.interfaces.changed() => {
                 network.follow_interfaces(&mut connection.state.lock());
             }
-            () = sleep_until(deadline.into()) => network.on_time(&mut connection.state.lock()),
+            () = sleep_until(deadline.into()) => {
+                act(&connection, &mut network, &mut moments, &mut buffer);
+            }
         }
     }
+}
+
+/// Does what is due at a moment, or at a deadline: takes what came, then plays.
+fn act(
+    connection: &Arc<Connection>,
+    network: &mut Network,
+    moments: &mut Moments,
+    buffer: &mut [u8],
+) {
+    {
+        let mut state = connection.state.lock();
+        network.read(&mut state, buffer);
+        network.on_time(&mut state);
+        state.deliver(connection);
+    }
+    moments.play(&connection.listeners, clock::now());
 }
 
 /// Runs the application's callback for one notice, outside of every lock.

@@ -1,12 +1,10 @@
-//! Playout of remote tracks for their listeners.
-//!
-//! One task pulls from all listeners of the process every 10 ms: a timer and a wake-up for each of
-//! them cost more than the samples do.
+//! Playout of remote tracks for their listeners, when their connection's driver comes by.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -14,9 +12,7 @@ use parking_lot::Mutex;
 use rtc_audio::codec::CodecError;
 use rtc_audio::jitter_buffer::Packet;
 use rtc_audio::playout::{PULL, Playout, PlayoutStats, Pulled};
-use tokio::time::sleep_until;
 
-use super::clock;
 use crate::audio_frame::AudioFrame;
 
 /// What "unbounded" means here: 30 s of frames.
@@ -24,20 +20,108 @@ const MOST_FRAMES: usize = 3_000;
 /// A playout that is so late (a suspended host) does not catch up frame by frame.
 const GIVE_UP_AFTER: Duration = Duration::from_millis(500);
 
+/// The moments at which all connections of the process play: those on one thread of the engine are
+/// woken once for all.
+static MOMENTS: OnceLock<Instant> = OnceLock::new();
+
+/// The first of them after `now`.
+fn moment_after(now: Instant) -> Instant {
+    let first = *MOMENTS.get_or_init(|| now);
+    let into = now.saturating_duration_since(first).as_nanos() % PULL.as_nanos();
+    now + PULL.saturating_sub(Duration::from_nanos(into as u64))
+}
+
+/// Those of a connection who hear something, and when they are to be played to.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    sinks: Mutex<Vec<Arc<Sink>>>,
+}
+
+/// When a connection's listeners are played to.
+#[derive(Debug, Default)]
+pub(super) struct Moments {
+    next: Option<Instant>,
+}
+
+impl Moments {
+    /// When the next is, once there are listeners.
+    pub(super) fn next(&mut self, listeners: &Listeners, now: Instant) -> Option<Instant> {
+        if self.next.is_none() && !listeners.sinks.lock().is_empty() {
+            self.next = Some(moment_after(now));
+        }
+        self.next
+    }
+
+    /// Plays to the listeners if it is time.
+    pub(super) fn play(&mut self, listeners: &Listeners, now: Instant) {
+        let Some(due) = self.next.filter(|due| *due <= now) else { return };
+        let late = now > due + GIVE_UP_AFTER;
+        let next = if late { moment_after(now) } else { due + PULL };
+        self.next = listeners.play(now).map(|pulls| next + PULL * (pulls - 1));
+    }
+}
+
+impl Listeners {
+    fn begin(&self, sink: Arc<Sink>) {
+        self.sinks.lock().push(sink);
+    }
+
+    /// Plays to each listener; gives after how many pulls the next will be due, if anybody is left.
+    fn play(&self, now: Instant) -> Option<u32> {
+        // Those who listen do so in `play`, and may come and go.
+        let mut sinks = std::mem::take(&mut *self.sinks.lock());
+        let mut all_rest = true;
+        sinks.retain(|sink| {
+            if sink.closed.load(Ordering::Acquire) {
+                return false;
+            }
+            // A fault in one track's audio must not silence all others.
+            if let Ok(rests) = catch_unwind(AssertUnwindSafe(|| sink.play(now))) {
+                all_rest &= rests;
+            } else {
+                log::error!("the playout of a track broke off");
+                sink.close();
+            }
+            !sink.closed.load(Ordering::Acquire)
+        });
+        let mut playing = self.sinks.lock();
+        all_rest &= playing.is_empty();
+        sinks.append(&mut playing);
+        *playing = sinks;
+        if playing.is_empty() {
+            return None;
+        }
+        if !all_rest {
+            return Some(1);
+        }
+        for sink in playing.iter() {
+            sink.playout.lock().pass_ahead();
+        }
+        Some(2)
+    }
+}
+
 /// A remote track as its listeners share it.
 #[derive(Debug, Default)]
 pub(crate) struct RemoteAudio {
+    /// All listeners of the connection that hear something.
+    playing: Arc<Listeners>,
     sinks: Mutex<Vec<Weak<Sink>>>,
     ended: AtomicBool,
 }
 
 impl RemoteAudio {
+    /// A track of the connection that plays to these.
+    pub(crate) fn new(playing: Arc<Listeners>) -> Self {
+        Self { playing, ..Self::default() }
+    }
+
     pub(crate) fn deliver(&self, packet: &Packet) {
         let mut gone = false;
         let mut sinks = self.sinks.lock();
         for sink in sinks.iter() {
             match sink.upgrade() {
-                Some(sink) => Sink::insert(&sink, packet.clone()),
+                Some(sink) => Sink::insert(&sink, packet.clone(), &self.playing),
                 None => gone = true,
             }
         }
@@ -83,6 +167,12 @@ struct Output {
     started: bool,
 }
 
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sink").field("closed", &self.closed).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Sink {
     fn drop(&mut self) {
         let dropped = self.dropped();
@@ -117,11 +207,11 @@ impl Sink {
         Ok(sink)
     }
 
-    fn insert(sink: &Arc<Self>, packet: Packet) {
+    fn insert(sink: &Arc<Self>, packet: Packet, playing: &Listeners) {
         sink.playout.lock().insert(packet);
         let started = std::mem::replace(&mut sink.output.lock().started, true);
         if !started {
-            begin(Arc::clone(sink));
+            playing.begin(Arc::clone(sink));
         }
     }
 
@@ -152,81 +242,46 @@ impl Sink {
     }
 
     /// Gives out the next 10 ms.
-    fn play(&self, now: Instant) {
-        if self.closed.load(Ordering::Acquire) {
-            return;
+    /// Plays what is due, and what follows of the same packet: nobody who listens here needs a
+    /// steady pace, and one wake-up for both halves is worth two. Gives whether it may rest for a
+    /// pull.
+    fn play(&self, now: Instant) -> bool {
+        let mut playout = self.playout.lock();
+        if playout.pass_ahead() {
+            return false;
         }
-        let mut frame = AudioFrame::new(self.sample_rate, self.channels, self.sample_rate / 100);
-        let samples = frame.data.to_mut();
-        let pulled = self.playout.lock().pull(now, samples);
-        if pulled == Pulled::Audio {
-            self.push(frame);
-        }
+        let due = self.frame(|out| playout.pull(now, out));
+        // Where only the newest frame is kept, the second would push out the first.
+        let early = if due.is_some() && self.capacity > 1 && playout.has_more() {
+            self.frame(|out| playout.pull_ahead(out))
+        } else {
+            None
+        };
+        let rests = early.is_some();
+        drop(playout);
+        self.push(due.into_iter().chain(early));
+        rests
     }
 
-    fn push(&self, frame: AudioFrame<'static>) {
+    fn frame(&self, write: impl FnOnce(&mut [i16]) -> Pulled) -> Option<AudioFrame<'static>> {
+        let mut frame = AudioFrame::new(self.sample_rate, self.channels, self.sample_rate / 100);
+        (write(frame.data.to_mut()) == Pulled::Audio).then_some(frame)
+    }
+
+    fn push(&self, frames: impl Iterator<Item = AudioFrame<'static>>) {
         let waker = {
             let mut output = self.output.lock();
-            if output.frames.len() >= self.capacity {
-                output.frames.pop_front();
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+            for frame in frames {
+                if output.frames.len() >= self.capacity {
+                    output.frames.pop_front();
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                output.frames.push_back(frame);
             }
-            output.frames.push_back(frame);
-            output.waker.take()
+            if output.frames.is_empty() { None } else { output.waker.take() }
         };
         if let Some(waker) = waker {
             waker.wake();
-        }
-    }
-}
-
-/// Listeners that are pulled from.
-#[derive(Default)]
-struct Playing {
-    sinks: Vec<Arc<Sink>>,
-    ticking: bool,
-}
-
-static PLAYING: Mutex<Playing> = Mutex::new(Playing { sinks: Vec::new(), ticking: false });
-
-/// Pulls from a listener from now on.
-fn begin(sink: Arc<Sink>) {
-    let Ok(runtime) = super::runtime() else { return };
-    let mut playing = PLAYING.lock();
-    playing.sinks.push(sink);
-    if !std::mem::replace(&mut playing.ticking, true) {
-        runtime.spawn(tick());
-    }
-}
-
-/// Pulls a frame from each listener every 10 ms until all are closed.
-async fn tick() {
-    let mut next = clock::now();
-    let mut round = Vec::new();
-    loop {
-        next += PULL;
-        sleep_until(next.into()).await;
-        let now = clock::now();
-        if now > next + GIVE_UP_AFTER {
-            next = now;
-        }
-        std::mem::swap(&mut PLAYING.lock().sinks, &mut round);
-        round.retain(|sink| {
-            // A fault in one call's audio must not silence all others.
-            let played = catch_unwind(AssertUnwindSafe(|| sink.play(now)));
-            if played.is_err() {
-                log::error!("the playout of a track broke off");
-                sink.close();
-            }
-            !sink.closed.load(Ordering::Acquire)
-        });
-        let mut playing = PLAYING.lock();
-        // Those that began meanwhile go behind.
-        round.append(&mut playing.sinks);
-        std::mem::swap(&mut playing.sinks, &mut round);
-        if playing.sinks.is_empty() {
-            *playing = Playing::default();
-            return;
         }
     }
 }
@@ -235,71 +290,148 @@ async fn tick() {
 mod tests {
     use rtc_audio::jitter_buffer::Origin;
 
+    use super::super::clock;
     use super::*;
 
-    fn packet(sequence: u64) -> Packet {
-        Packet {
-            ssrc: 1,
-            sequence,
-            timestamp: sequence * 960,
-            duration: 960,
-            arrival: clock::now(),
-            origin: Origin::Sent,
-            // Opus: 20 ms of CELT, whose frame is empty (RFC 6716 §3.1).
-            payload: Arc::from([31 << 3].as_slice()),
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A track, and the moments of its connection.
+    struct Stage {
+        start: Instant,
+        playing: Arc<Listeners>,
+        track: Arc<RemoteAudio>,
+        moments: Moments,
+        /// When it was played, in ms.
+        played: Vec<u64>,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let playing = Arc::new(Listeners::default());
+            let track = Arc::new(RemoteAudio::new(Arc::clone(&playing)));
+            let (moments, played) = (Moments::default(), Vec::new());
+            Self { start: moment_after(clock::now()), playing, track, moments, played }
+        }
+
+        fn listen(&self, rate: u32, channels: u32, queue: Option<usize>) -> Arc<Sink> {
+            Sink::attach(&self.track, rate, channels, queue).unwrap()
+        }
+
+        fn deliver(&self, sequence: u64) {
+            self.track.deliver(&Packet {
+                ssrc: 1,
+                sequence,
+                timestamp: sequence * 960,
+                duration: 960,
+                arrival: self.start + ms(sequence * 20),
+                origin: Origin::Sent,
+                // Opus: 20 ms of CELT, whose frame is empty (RFC 6716 §3.1).
+                payload: Arc::from([31 << 3].as_slice()),
+            });
+        }
+
+        /// Lets a millisecond after another pass, and plays when it is time.
+        fn run(&mut self, from: u64, to: u64) {
+            for at in from..to {
+                let now = self.start + ms(at);
+                if self.moments.next(&self.playing, now).is_some_and(|next| next <= now) {
+                    self.moments.play(&self.playing, now);
+                    self.played.push(at);
+                }
+            }
         }
     }
 
-    fn next_frame(sink: &Sink) -> Option<AudioFrame<'static>> {
-        let limit = clock::now() + Duration::from_secs(20);
-        loop {
-            match sink.poll_next(&Context::from_waker(Waker::noop())) {
-                Poll::Ready(frame) => return frame,
-                Poll::Pending => assert!(clock::now() < limit, "no frame within 20 s"),
-            }
-            std::thread::yield_now();
-        }
+    fn frame(sink: &Sink) -> Poll<Option<AudioFrame<'static>>> {
+        sink.poll_next(&Context::from_waker(Waker::noop()))
+    }
+
+    fn frames(sink: &Sink) -> Vec<usize> {
+        let next = || match frame(sink) {
+            Poll::Ready(Some(frame)) => Some(frame.data.len()),
+            _ => None,
+        };
+        std::iter::from_fn(next).collect()
     }
 
     #[test]
     fn every_listener_hears_and_closing_one_leaves_the_others() {
-        let track = Arc::new(RemoteAudio::default());
-        let listen = |rate, channels| Sink::attach(&track, rate, channels, None).unwrap();
-        let (mono, stereo) = (listen(16_000, 1), listen(48_000, 2));
-        track.deliver(&packet(0));
-        assert_eq!(next_frame(&mono).unwrap().data.len(), 160);
-        assert_eq!(next_frame(&stereo).unwrap().data.len(), 960);
+        let mut stage = Stage::new();
+        let (mono, stereo) = (stage.listen(16_000, 1, None), stage.listen(48_000, 2, None));
+        stage.deliver(0);
+        stage.run(0, 50);
+        assert_eq!(frames(&mono), [160; 2]);
+        assert_eq!(frames(&stereo), [960; 2]);
         mono.close();
-        while next_frame(&mono).is_some() {}
-        // Another tick, in which the closed one is let go of.
-        for _ in 0..3 {
-            assert!(next_frame(&stereo).is_some());
-        }
-        let limit = clock::now() + Duration::from_secs(20);
-        while Arc::strong_count(&mono) > 1 {
-            assert!(clock::now() < limit, "a closed listener is kept");
-            std::thread::yield_now();
-        }
-        track.end();
-        while next_frame(&stereo).is_some() {}
+        stage.deliver(1);
+        stage.run(60, 100);
+        assert!(matches!(frame(&mono), Poll::Ready(None)));
+        assert!(!frames(&stereo).is_empty());
+        assert_eq!(Arc::strong_count(&mono), 1, "a closed listener is let go of");
+        stage.track.end();
+        stage.run(100, 120);
+        assert!(matches!(frame(&stereo), Poll::Ready(None)));
+        assert_eq!(stage.moments.next(&stage.playing, stage.start), None, "nobody listens");
         // One that comes later is heard, too, though all had ended.
-        let later = Arc::new(RemoteAudio::default());
-        let sink = Sink::attach(&later, 8_000, 1, None).unwrap();
-        later.deliver(&packet(7));
-        assert_eq!(next_frame(&sink).unwrap().data.len(), 80);
+        let mut later = Stage::new();
+        let sink = later.listen(8_000, 1, None);
+        later.deliver(7);
+        later.run(140, 200);
+        assert_eq!(frames(&sink)[..2], [80; 2]);
+    }
+
+    #[test]
+    fn a_packet_is_played_at_once_and_the_driver_rests_until_the_next() {
+        let mut stage = Stage::new();
+        let sink = stage.listen(16_000, 1, None);
+        for sequence in 0..50 {
+            stage.deliver(sequence);
+            stage.run(sequence * 20, sequence * 20 + 20);
+        }
+        let steady = &stage.played[stage.played.len() - 40..];
+        assert!(steady.windows(2).all(|pair| pair[1] - pair[0] == 20), "{steady:?}");
+        let heard = frames(&sink).len();
+        assert!((94..=98).contains(&heard), "{heard} frames of a second's 100, less the delay");
+    }
+
+    #[test]
+    fn who_keeps_only_the_newest_frame_is_given_one_at_a_time() {
+        let mut stage = Stage::new();
+        let sink = stage.listen(16_000, 1, Some(1));
+        let mut heard = 0;
+        for sequence in 0..20 {
+            stage.deliver(sequence);
+            for half in 0..2 {
+                stage.run(sequence * 20 + half * 10, sequence * 20 + half * 10 + 10);
+                heard += frames(&sink).len();
+            }
+        }
+        assert_eq!((heard, sink.dropped()), (37, 0), "all but the delay of 30 ms");
+    }
+
+    #[test]
+    fn after_a_long_suspension_nothing_is_caught_up_with() {
+        let mut stage = Stage::new();
+        let sink = stage.listen(16_000, 1, None);
+        for sequence in 0..5 {
+            stage.deliver(sequence);
+        }
+        stage.run(0, 100);
+        assert!(!frames(&sink).is_empty());
+        stage.played.clear();
+        stage.run(5_000, 5_100);
+        assert!(stage.played.len() <= 11, "{:?}", stage.played);
     }
 
     #[test]
     fn a_slow_listener_loses_the_oldest_and_is_told() {
-        let track = Arc::new(RemoteAudio::default());
-        let sink = Sink::attach(&track, 16_000, 1, Some(2)).unwrap();
-        track.deliver(&packet(0));
-        let limit = clock::now() + Duration::from_secs(20);
-        while sink.dropped() == 0 {
-            assert!(clock::now() < limit, "nothing was dropped");
-            std::thread::yield_now();
-        }
-        assert!(sink.output.lock().frames.len() <= 2);
-        sink.close();
+        let mut stage = Stage::new();
+        let sink = stage.listen(16_000, 1, Some(2));
+        stage.deliver(0);
+        stage.run(0, 100);
+        assert!(sink.dropped() > 0);
+        assert_eq!(frames(&sink).len(), 2);
     }
 }

@@ -145,9 +145,13 @@ impl Source {
             last_inline: Mutex::new(None),
         });
         if limit > 0 && source.fault.is_none() {
-            match super::runtime() {
-                Ok(runtime) => {
-                    runtime.spawn(pace(Arc::downgrade(&source), Arc::clone(&source.data)));
+            match super::place() {
+                Ok(place) => {
+                    let paced = pace(Arc::downgrade(&source), Arc::clone(&source.data));
+                    place.handle().spawn(async move {
+                        paced.await;
+                        drop(place);
+                    });
                 }
                 Err(error) => log::error!("{error}"),
             }

@@ -98,6 +98,37 @@ fn the_first_sound_is_out_40_ms_after_the_first_packet() {
 }
 
 #[test]
+fn the_second_half_of_a_packet_can_be_had_with_the_first() {
+    let start = base();
+    let packets = tone(start, 100);
+    let (steady, _) = play(start, packets.clone(), 190);
+    let mut playout = Playout::new(HEARD, 1).unwrap();
+    let mut coming = packets.into_iter().peekable();
+    let (mut heard, mut out) = (Vec::new(), vec![0; playout.pull_len()]);
+    let (mut pulls, mut early) = (0, 0);
+    for frame in 0..190 {
+        let now = start + ms(frame * 10);
+        while let Some(packet) = coming.next_if(|packet| packet.arrival <= now) {
+            playout.insert(packet);
+        }
+        if playout.pull(now, &mut out) == Pulled::Audio {
+            pulls += 1;
+            heard.extend_from_slice(&out);
+            if playout.has_more() {
+                assert_eq!(playout.pull_ahead(&mut out), Pulled::Audio);
+                early += 1;
+                heard.extend_from_slice(&out);
+                assert!(!playout.has_more(), "one pull ahead at most");
+            }
+        }
+    }
+    let (most, least) = (steady.len().max(heard.len()), steady.len().min(heard.len()));
+    assert!(most - least <= 160, "the last frame may be early");
+    assert!(heard[..least] == steady[..least], "the same sound");
+    assert!((pulls - early) < 6 && early > 80, "{pulls} pulls, {early} of them with two frames");
+}
+
+#[test]
 fn without_loss_nothing_is_made_up_and_the_delay_settles_at_the_least() {
     let start = base();
     let (heard, stats) = play(start, tone(start, 300), 590);

@@ -1,0 +1,310 @@
+//! UDP sockets of one peer connection, one per address.
+//!
+//! They are *watched*, so that a datagram wakes the driver, or *polled*: read when the driver comes
+//! by, which is how a call's steady packets come. A packet wakes nobody then, and since the kernel
+//! says when it came, nothing is known of it later than it would have been of use.
+
+use std::future::{pending, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use rtc_audio::net::Transmit;
+use tokio::io::ReadBuf;
+use tokio::net::UdpSocket;
+
+use super::stamps::{self, Stamps};
+use crate::testing;
+
+/// One socket, in either way of reading it.
+#[derive(Debug)]
+enum Socket {
+    Watched(UdpSocket),
+    Polled(std::net::UdpSocket),
+}
+
+impl Socket {
+    fn bind(ip: IpAddr) -> io::Result<(SocketAddr, Self)> {
+        let socket = std::net::UdpSocket::bind((ip, 0))?;
+        socket.set_nonblocking(true)?;
+        stamps::enable(&socket);
+        let address = socket.local_addr()?;
+        Ok((address, Self::Watched(UdpSocket::from_std(socket)?)))
+    }
+
+    /// Sends now or not at all: a datagram that waits is worth less than the next one.
+    fn send(&self, destination: SocketAddr, data: &[u8]) {
+        if testing::udp_is_blocked(destination) {
+            return;
+        }
+        let sent = match self {
+            Self::Watched(socket) => socket.try_send_to(data, destination),
+            Self::Polled(socket) => socket.send_to(data, destination),
+        };
+        if let Err(error) = sent {
+            log::trace!("datagram to {destination} dropped: {error}");
+        }
+    }
+
+    fn poll_receive(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<(usize, SocketAddr)> {
+        let Self::Watched(socket) = self else { return Poll::Pending };
+        let mut read = ReadBuf::new(buffer);
+        // An error (ICMP port unreachable) says nothing about the next datagram.
+        while let Poll::Ready(result) = socket.poll_recv_from(context, &mut read) {
+            if let Ok(source) = result
+                && !testing::udp_is_blocked(source)
+            {
+                return Poll::Ready((read.filled().len(), source));
+            }
+            read.clear();
+        }
+        Poll::Pending
+    }
+
+    /// The other way of reading it; as it was, where the system refuses.
+    fn turned(self, watched: bool) -> io::Result<Self> {
+        match (self, watched) {
+            (Self::Watched(socket), false) => Ok(Self::Polled(socket.into_std()?)),
+            (Self::Polled(socket), true) => Ok(Self::Watched(UdpSocket::from_std(socket)?)),
+            (socket, _) => Ok(socket),
+        }
+    }
+}
+
+/// A datagram that came: its length, its source, the address it came to, and when.
+pub(super) type Received = (usize, SocketAddr, SocketAddr, Instant);
+
+/// UDP sockets, one per address.
+#[derive(Debug)]
+pub(crate) struct UdpSockets {
+    sockets: Vec<(SocketAddr, Arc<Socket>)>,
+    first: usize,
+    watched: bool,
+    stamps: Stamps,
+}
+
+/// The same sockets, to send from.
+#[derive(Debug, Default)]
+pub(crate) struct SharedSockets(Vec<(SocketAddr, Arc<Socket>)>);
+
+impl SharedSockets {
+    /// Sends now or not at all; gives whether there is such a source.
+    pub(crate) fn send(&self, transmit: &Transmit) -> bool {
+        let Transmit { source, destination, contents, .. } = transmit;
+        let socket = self.0.iter().find(|(address, _)| address == source);
+        socket.inspect(|(_, socket)| socket.send(*destination, contents)).is_some()
+    }
+
+    /// Lets go of them.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl UdpSockets {
+    /// Binds a port on each of these addresses. Call it within the engine's runtime.
+    pub(crate) fn bind(ips: &[IpAddr]) -> io::Result<Self> {
+        let sockets = Vec::with_capacity(ips.len());
+        let mut sockets = Self { sockets, first: 0, watched: true, stamps: Stamps::default() };
+        let mut failure = None;
+        for ip in ips {
+            if let Err(error) = sockets.add(*ip) {
+                log::debug!("no socket on {ip}: {error}");
+                failure = Some(error);
+            }
+        }
+        match failure {
+            Some(error) if sockets.sockets.is_empty() => Err(error),
+            _ => Ok(sockets),
+        }
+    }
+
+    /// These sockets as they are now, for another to send from.
+    pub(crate) fn shared(&self) -> SharedSockets {
+        SharedSockets(self.sockets.clone())
+    }
+
+    /// Binds a port on one more address; `None` when there is one already.
+    pub(crate) fn add(&mut self, ip: IpAddr) -> io::Result<Option<SocketAddr>> {
+        if self.addresses().any(|address| address.ip() == ip) {
+            return Ok(None);
+        }
+        let (address, socket) = Socket::bind(ip)?;
+        self.sockets.push((address, Arc::new(socket.turned(self.watched)?)));
+        Ok(Some(address))
+    }
+
+    /// Closes all sockets but those on these addresses; gives the addresses of the closed.
+    pub(crate) fn keep(&mut self, ips: &[IpAddr]) -> Vec<SocketAddr> {
+        let all: Vec<SocketAddr> = self.addresses().collect();
+        self.sockets.retain(|(address, _)| ips.contains(&address.ip()));
+        self.first = 0;
+        all.into_iter().filter(|address| !ips.contains(&address.ip())).collect()
+    }
+
+    /// The bound addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.sockets.iter().map(|(address, _)| *address)
+    }
+
+    /// Whether a datagram wakes the driver.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// Lets datagrams wake the driver, or has it [`Self::poll`] for them. `shared` is what
+    /// [`Self::shared`] gave: nobody else may hold on to the sockets.
+    pub(super) fn watch(&mut self, watched: bool, shared: &mut SharedSockets) {
+        if self.watched == watched || !(watched || stamps::AVAILABLE) {
+            return;
+        }
+        self.watched = watched;
+        shared.clear();
+        let turn = |(address, socket): (SocketAddr, Arc<Socket>)| {
+            let socket = Arc::into_inner(socket)?;
+            let turned = socket.turned(watched);
+            turned
+                .inspect_err(|error| log::warn!("the socket on {address} is lost: {error}"))
+                .ok()
+                .map(|socket| (address, Arc::new(socket)))
+        };
+        self.sockets = std::mem::take(&mut self.sockets).into_iter().filter_map(turn).collect();
+        *shared = self.shared();
+    }
+
+    /// Waits for a datagram, while datagrams are watched for.
+    pub(super) async fn receive(&mut self, buffer: &mut [u8]) -> Received {
+        if !self.watched {
+            return pending().await;
+        }
+        poll_fn(|context| {
+            let count = self.sockets.len();
+            for step in 0..count {
+                let index = (self.first + step) % count;
+                let Some((local, socket)) = self.sockets.get(index) else { continue };
+                if let Poll::Ready((len, source)) = socket.poll_receive(context, buffer) {
+                    let local = *local;
+                    self.first = (index + 1) % count;
+                    return Poll::Ready((len, source, local, super::clock::now()));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Takes a datagram that is there already, never waiting: from the socket at `*at` on, which it
+    /// moves on past those that have none.
+    pub(super) fn poll(&mut self, at: &mut usize, buffer: &mut [u8]) -> Option<Received> {
+        while let Some((local, socket)) = self.sockets.get(*at) {
+            let received = match &**socket {
+                Socket::Watched(socket) => {
+                    let received = socket.try_recv_from(buffer).ok();
+                    received.map(|(len, source)| (len, source, super::clock::now()))
+                }
+                Socket::Polled(socket) => self.stamps.receive(socket, buffer),
+            };
+            match received {
+                Some((_, source, _)) if testing::udp_is_blocked(source) => {}
+                Some((len, source, came)) => return Some((len, source, *local, came)),
+                None => *at += 1,
+            }
+        }
+        None
+    }
+
+    /// Sends now or not at all.
+    pub(crate) fn send(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
+        let socket = self.sockets.iter().find(|(address, _)| *address == source);
+        if let Some((_, socket)) = socket {
+            socket.send(destination, data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+    use std::time::Duration;
+
+    use super::super::clock;
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([127, 0, 0, last])
+    }
+
+    #[tokio::test]
+    async fn sockets_follow_the_addresses() {
+        let mut sockets = UdpSockets::bind(&[ip(2), ip(3)]).unwrap();
+        assert!(sockets.add(ip(2)).unwrap().is_none(), "there is one");
+        let new = sockets.add(ip(4)).unwrap().unwrap();
+        let gone = sockets.keep(&[ip(3), ip(4)]);
+        assert_eq!(gone.iter().map(SocketAddr::ip).collect::<Vec<_>>(), [ip(2)]);
+        let left = sockets.addresses().find(|a| a.ip() == ip(3)).unwrap();
+        for (_, socket) in &sockets.sockets {
+            let Socket::Watched(socket) = &**socket else { panic!("polled from the beginning") };
+            socket.writable().await.unwrap();
+        }
+        sockets.send(new, left, b"x");
+        let mut buffer = [0; 10];
+        let (len, source, local, _) = sockets.receive(&mut buffer).await;
+        assert_eq!((len, source, local), (1, new, left));
+    }
+
+    /// A datagram to these sockets while nobody looks: whether it wakes, and what it is taken for
+    /// when somebody looks 20 ms later: how long it lay.
+    async fn comes(sockets: &mut UdpSockets, to: SocketAddr) -> (bool, Duration) {
+        let sent = clock::now();
+        let from = std::net::UdpSocket::bind((to.ip(), 0)).unwrap();
+        from.send_to(b"hello", to).unwrap();
+        let mut buffer = [0; 10];
+        let woken = tokio::time::timeout(Duration::from_millis(20), sockets.receive(&mut buffer));
+        let woken = woken.await.ok();
+        let wakes = woken.is_some();
+        let (len, source, local, at) = woken.or_else(|| sockets.poll(&mut 0, &mut buffer)).unwrap();
+        assert_eq!(
+            (&buffer[..len], source, local),
+            (&b"hello"[..], from.local_addr().unwrap(), to)
+        );
+        assert!(at >= sent, "before it was sent");
+        assert!(sockets.poll(&mut 0, &mut buffer).is_none());
+        (wakes, clock::now() - at)
+    }
+
+    #[tokio::test]
+    async fn a_polled_datagram_wakes_nobody_and_has_the_time_when_it_came() {
+        if !stamps::AVAILABLE {
+            return;
+        }
+        let mut ips = vec![ip(5)];
+        // Where the host has no IPv6 there is nothing to try.
+        if std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            ips.push(Ipv6Addr::LOCALHOST.into());
+        }
+        let mut sockets = UdpSockets::bind(&ips).unwrap();
+        let mut shared = sockets.shared();
+        let addresses: Vec<SocketAddr> = sockets.addresses().collect();
+        for watched in [true, false, true, false] {
+            sockets.watch(watched, &mut shared);
+            for address in &addresses {
+                let (mut wakes, mut lay) = comes(&mut sockets, *address).await;
+                // The kernel takes a moment to begin with its stamps.
+                let limit = clock::now() + Duration::from_secs(10);
+                while !watched && lay < Duration::from_millis(15) {
+                    assert!(clock::now() < limit, "it has the time when it was read: {lay:?}");
+                    (wakes, lay) = comes(&mut sockets, *address).await;
+                }
+                assert_eq!(wakes, watched);
+            }
+        }
+        assert_eq!(sockets.addresses().collect::<Vec<_>>(), addresses);
+        assert_eq!(shared.0.len(), addresses.len());
+    }
+}
