@@ -314,6 +314,10 @@ impl Microphone for RecordedMicrophone {
         self.tap.hear(into.get(before..).unwrap_or_default().to_vec());
         more
     }
+
+    fn may_be_heard_in_place(&self) -> bool {
+        self.inner.may_be_heard_in_place()
+    }
 }
 
 /// Stands in while a microphone is being wrapped.

@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 use tracing::debug;
 
 use crate::{
     audio::{
+        in_place::InPlace,
         queue::{AudioReceiver, audio_queue},
         smart_turn::{SmartTurn, WINDOW},
         vad::{VadConfig, VadError, VoiceDetector},
@@ -37,8 +38,15 @@ pub enum Heard {
 /// A running [`hear`] task; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Hearing {
-    task: JoinHandle<()>,
+    _task: Task,
     wanted: Arc<AtomicBool>,
+}
+
+/// Ends when it is dropped.
+#[derive(Debug)]
+enum Task {
+    InPlace { _task: InPlace },
+    Spawned(JoinHandle<()>),
 }
 
 impl Hearing {
@@ -48,9 +56,11 @@ impl Hearing {
     }
 }
 
-impl Drop for Hearing {
+impl Drop for Task {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Self::Spawned(task) = self {
+            task.abort();
+        }
     }
 }
 
@@ -91,7 +101,10 @@ pub fn hear(
     let (sender, audio) = audio_queue(STT_QUEUE);
     let wanted = Arc::new(AtomicBool::new(false));
     let asked = wanted.clone();
-    let task = tokio::spawn(async move {
+    let in_place = vad.engine.judges_in_place() && microphone.may_be_heard_in_place();
+    let runtime = Handle::current();
+    let models = runtime.clone();
+    let listen = async move {
         let mut samples = Vec::with_capacity(1_600);
         let mut first = true;
         // What the turn model is to hear: nothing, where there is none.
@@ -113,10 +126,15 @@ pub fn hear(
                 && asked.swap(false, Ordering::Relaxed)
             {
                 let window = past[past.len().saturating_sub(WINDOW)..].to_vec();
-                tokio::spawn(ask(model.clone(), speaker, window, events.clone()));
+                models.spawn(ask(model.clone(), speaker, window, events.clone()));
             }
             samples.clear();
         }
-    });
-    Ok((Hearing { task, wanted }, audio))
+    };
+    let task = if in_place {
+        Task::InPlace { _task: InPlace::run(listen) }
+    } else {
+        Task::Spawned(runtime.spawn(listen))
+    };
+    Ok((Hearing { _task: task, wanted }, audio))
 }

@@ -55,6 +55,10 @@ impl Microphone for TrackMicrophone {
             None => false,
         }
     }
+
+    fn may_be_heard_in_place(&self) -> bool {
+        true
+    }
 }
 
 /// A local audio source: mono s16 at its own rate.

@@ -17,6 +17,10 @@ use crate::{
 pub trait Microphone: Send + Debug {
     /// Appends the next samples (mono s16 at 16 kHz, usually 10 ms) to `into`; `false` at the end.
     async fn read(&mut self, into: &mut Vec<i16>) -> bool;
+    /// Whether whoever listens may do so on the thread that the samples come from.
+    fn may_be_heard_in_place(&self) -> bool {
+        false
+    }
 }
 
 /// The agent's track.

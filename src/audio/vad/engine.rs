@@ -32,6 +32,11 @@ pub enum WebrtcMode {
 }
 
 impl VadEngine {
+    /// Whether it judges on the thread that asks, and waits for no other.
+    pub fn judges_in_place(self) -> bool {
+        self == Self::Earshot
+    }
+
     /// How late this engine shows that speech has begun or ended, measured on the fixtures.
     pub(super) fn lag(self) -> Lag {
         match self {
