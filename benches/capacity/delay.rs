@@ -33,7 +33,7 @@ pub struct Report {
 }
 
 pub async fn measure(server: &LiveKit, bursts: usize) -> Report {
-    antiphon::room::media::warm_up();
+    antiphon::room::warm_up::warm_up().await;
     antiphon::room::signal::install();
     let (speaker, _events) = connect(server, "speaker").await;
     let (_listener, mut events) = connect(server, "listener").await;

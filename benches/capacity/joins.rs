@@ -70,7 +70,7 @@ async fn repeat(joiner: &mut Child, from: usize, to: usize) {
 }
 
 pub async fn serve(url: &str) {
-    antiphon::room::media::warm_up();
+    antiphon::room::warm_up::warm_up().await;
     antiphon::room::signal::install();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Ok(Some(line)) = lines.next_line().await {

@@ -70,7 +70,7 @@ struct Member {
 
 /// Obeys the lines that come in until they end.
 pub async fn serve(url: &str, side: Side) {
-    antiphon::room::media::warm_up();
+    antiphon::room::warm_up::warm_up().await;
     antiphon::room::signal::install();
     let mut members: Vec<Member> = Vec::new();
     let mut shared: Vec<NativeAudioSource> = Vec::new();

@@ -8,7 +8,7 @@ use tracing::{error, info};
 
 use crate::{
     cli::{
-        Exit, fail,
+        Exit, fail, memory,
         runtime::{AgentRuntime, NewSession},
     },
     config::{Config, Setup, env::LiveKitAccess},
@@ -19,7 +19,7 @@ use crate::{
     },
     room::{
         join::{self, RoomJob},
-        media,
+        warm_up::warm_up,
     },
     transcript::reporter::{Reporter, ReporterConfig},
     worker::{
@@ -161,8 +161,13 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
         }
     };
     let Some(signals) = signals() else { return Exit::Usage };
-    // While the worker registers; no call waits for it.
-    tokio::task::spawn_blocking(media::warm_up);
+    // While the worker registers; no call waits for either.
+    tokio::task::spawn_blocking(|| {
+        if let Err(error) = memory::read_code() {
+            tracing::debug!(%error, "the program's code is read as it is run");
+        }
+    });
+    tokio::spawn(warm_up());
     let late = runtime.late.clone();
     let worker = Worker::new(worker_config(&config, livekit), Arc::new(AgentJobs(runtime)));
     let outcome = worker.run(signals).await;

@@ -9,7 +9,6 @@ use libwebrtc::{
     audio_frame::AudioFrame,
     audio_source::{AudioSourceOptions, native::NativeAudioSource},
     audio_stream::native::NativeAudioStream,
-    peer_connection_factory::{PeerConnectionFactory, RtcConfiguration},
     prelude::RtcAudioTrack,
 };
 use tracing::warn;
@@ -23,16 +22,6 @@ const SOURCE_QUEUE_MS: u32 = LEAD_MS + 60;
 /// Less than the 300 ms of silence that the engine sends after a sound before it thins it out.
 const KNOCK_EVERY: Duration = Duration::from_millis(250);
 const KNOCKS: u32 = 12;
-
-/// Starts the engine's threads and its cryptography, whose first use takes 40 ms that the first call
-/// would wait for. Blocks.
-pub fn warm_up() {
-    let factory = PeerConnectionFactory::default();
-    match factory.create_peer_connection(RtcConfiguration::default()) {
-        Ok(connection) => connection.close(),
-        Err(error) => warn!(%error, "the engine cannot start"),
-    }
-}
 
 /// A remote audio track, decoded to mono s16 at 16 kHz.
 #[derive(Debug)]

@@ -16,3 +16,4 @@ pub mod signal;
 pub mod stage;
 pub mod telephone;
 pub mod text;
+pub mod warm_up;
