@@ -170,6 +170,35 @@ async fn tones_both_ways_in_one_negotiation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_comes_whole_and_soon_to_a_connection_that_is_listened_to() {
+    const PIECE: usize = 15_000;
+    const PIECES: usize = 60;
+    let factory = PeerConnectionFactory::default();
+    let (alice, mut bob) = (side(&factory), side(&factory));
+    let ours = alice.connection.create_data_channel("file", DataChannelInit::default()).unwrap();
+    let (source, track) = audio_track(&factory, 16_000);
+    alice.connection.add_track(track.into(), &["alice"]).unwrap();
+    negotiate(&alice.connection, &bob.connection).await;
+    let theirs = next(&mut bob.channels).await;
+    let (tx, mut at_bob) = mpsc::channel(PIECES);
+    theirs.on_message(Some(Box::new(move |m| tx.try_send(m.data.to_vec()).unwrap())));
+    let playing = play_tone(source, 500.0);
+    let mut stream = NativeAudioStream::new(next(&mut bob.tracks).await, 16_000, 1);
+    for _ in 0..50 {
+        next_frame(&mut stream).await;
+    }
+    let hearing = tokio::spawn(async move { while stream.next().await.is_some() {} });
+    for piece in 0..PIECES {
+        ours.send(&vec![piece as u8; PIECE], true).unwrap();
+    }
+    for piece in 0..PIECES {
+        assert_eq!(next(&mut at_bob).await, vec![piece as u8; PIECE]);
+    }
+    playing.abort();
+    hearing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_track_added_later_is_heard_and_ends_with_removal() {
     let factory = PeerConnectionFactory::default();
     let (alice, mut bob) = (side(&factory), side(&factory));

@@ -9,6 +9,7 @@ use rtc_audio::ice::Transports;
 use rtc_audio::net::{Protocol, Transmit};
 use rtc_audio::peer::PeerState;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
 use super::clock;
@@ -29,8 +30,8 @@ const DATAGRAM: usize = 2_048;
 const BATCH: usize = 32;
 /// So late may a moment be for what comes before it.
 const OVERDUE: Duration = Duration::from_millis(5);
-/// After a packet was missing, each wakes the driver for so long: what is asked for again (NACK)
-/// must be asked for at once.
+/// After a packet was missing, or many came at once, each wakes the driver for so long: what is asked
+/// for again (NACK) must be asked for at once.
 const UNSTEADY: Duration = Duration::from_secs(5);
 
 /// What a driver reads and writes.
@@ -82,11 +83,13 @@ impl Network {
         let mut socket = 0;
         for _ in 0..BATCH {
             let Some((len, source, local, at)) = self.sockets.poll(&mut socket, buffer) else {
-                break;
+                return;
             };
             let datagram = buffer.get(..len).unwrap_or_default();
             self.on_datagram(state, source, local, at, datagram);
         }
+        // So much comes only with pictures or files, and the rest must not wait.
+        self.unsteady_until = Some(clock::now() + UNSTEADY);
     }
 
     fn send(&mut self, transmit: &Transmit) {
@@ -246,6 +249,7 @@ pub(super) async fn drive(connection: Arc<Connection>, mut network: Network) {
         // An application that always has something to say must not keep others from being heard.
         if moment.is_some_and(|at| at + OVERDUE <= now) {
             act(&connection, &mut network, &mut moments, &mut buffer);
+            yield_now().await;
             continue;
         }
         let timeout = timeout.filter(|_| network.sockets.is_watched());
