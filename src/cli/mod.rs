@@ -243,7 +243,7 @@ fn with_setup<F: Future<Output = Exit>>(
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(worker_threads(needs))
+        .worker_threads(worker_threads())
         .enable_all()
         .build();
     match runtime {
@@ -260,11 +260,9 @@ fn with_setup<F: Future<Output = Exit>>(
     }
 }
 
-/// Sessions are light, and what is heavy in a call has threads of its own (the engine, disks, the turn
-/// model): more of these only wake each other. The control endpoint has all of it on these.
-fn worker_threads(needs: Needs) -> usize {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    if needs == Needs::WORKER { (cores / 2).clamp(1, 8) } else { cores.clamp(2, 8) }
+/// Sessions are light: more threads than this only cost memory.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
 }
 
 #[allow(clippy::print_stderr, reason = "this is the terminal's error stream")]
