@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub async fn warm_up() {
     match timeout(PATIENCE, call()).await {
         Ok(Ok(())) => debug!("the engine is warm"),
-        Ok(Err(error)) => warn!(%error, "the engine cannot start"),
-        Err(_) => warn!("the engine takes long to start"),
+        Ok(Err(error)) => warn!(%error, "no call over loopback: the first call will start slowly"),
+        Err(_) => warn!("a call over loopback takes long: the first call will start slowly"),
     }
 }
 

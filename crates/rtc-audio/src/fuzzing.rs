@@ -127,8 +127,8 @@ impl<'a> Reader<'a> {
 }
 
 /// Packets of RTP into a playout. The input: a byte that chooses rate, channels and whether to pull
-/// ahead, then packets of: sequence step (signed byte), timestamp step in 2.5 ms (signed byte), ms until it comes
-/// (byte), length (byte), payload.
+/// ahead, then packets of: sequence step (signed byte), timestamp step in 2.5 ms (signed byte), ms
+/// until it comes (byte), length (byte), payload.
 pub fn rtp(data: &[u8]) {
     let mut input = Reader(data);
     let format = input.byte().unwrap_or_default();

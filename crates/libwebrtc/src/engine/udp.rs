@@ -67,7 +67,7 @@ impl Socket {
         Poll::Pending
     }
 
-    /// The other way of reading it; as it was, where the system refuses.
+    /// The other way of reading it. Where the system refuses to watch it, the socket is closed.
     fn turned(self, watched: bool) -> io::Result<Self> {
         match (self, watched) {
             (Self::Watched(socket), false) => Ok(Self::Polled(socket.into_std()?)),
