@@ -23,13 +23,13 @@ const SOURCE_QUEUE_MS: u32 = LEAD_MS + 60;
 const KNOCK_EVERY: Duration = Duration::from_millis(250);
 const KNOCKS: u32 = 12;
 
-/// A remote audio track, decoded to mono s16 at 16 kHz.
+/// A remote audio track, decoded to mono s16 at 16 kHz as its packets come.
 #[derive(Debug)]
 pub struct TrackMicrophone(NativeAudioStream);
 
 impl TrackMicrophone {
     pub fn new(track: RtcAudioTrack) -> Self {
-        Self(NativeAudioStream::new(track, 16_000, 1))
+        Self(NativeAudioStream::unpaced(track, 16_000, 1))
     }
 }
 

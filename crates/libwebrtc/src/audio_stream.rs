@@ -11,7 +11,7 @@ pub mod native {
 
     use crate::audio_frame::AudioFrame;
     use crate::audio_track::{Kind, RtcAudioTrack};
-    use crate::engine::sink::Sink;
+    use crate::engine::sink::{Listening, Sink};
 
     const DEFAULT_QUEUE_FRAMES: usize = 10;
 
@@ -58,9 +58,32 @@ pub mod native {
                 Some(0) => None,
                 bounded => bounded,
             };
-            let sink = attach(&audio_track, sample_rate, num_channels, queue);
+            Self::attach(audio_track, sample_rate, num_channels, queue, false)
+        }
+
+        /// Listens without a pace, for machines: frames come as soon as their packet does, if it is
+        /// in order, and in a pause up to four at once. A second has as many as by [`Self::new`],
+        /// and what is missing is waited for as long. Up to 3,000 frames wait for the reader.
+        pub fn unpaced(audio_track: RtcAudioTrack, sample_rate: i32, num_channels: i32) -> Self {
+            Self::attach(audio_track, sample_rate, num_channels, None, true)
+        }
+
+        fn attach(
+            track: RtcAudioTrack,
+            sample_rate: i32,
+            num_channels: i32,
+            queue: Option<usize>,
+            unpaced: bool,
+        ) -> Self {
+            let listening = Listening {
+                sample_rate: u32::try_from(sample_rate).unwrap_or_default(),
+                channels: u32::try_from(num_channels).unwrap_or_default(),
+                queue,
+                unpaced,
+            };
+            let sink = attach(&track, listening);
             let sink = sink.map_err(|error| log::error!("no audio stream: {error}")).ok();
-            Self { track: audio_track, sink }
+            Self { track, sink }
         }
 
         /// The track it listens to.
@@ -81,20 +104,13 @@ pub mod native {
         }
     }
 
-    fn attach(
-        track: &RtcAudioTrack,
-        sample_rate: i32,
-        num_channels: i32,
-        queue: Option<usize>,
-    ) -> Result<Arc<Sink>, String> {
+    fn attach(track: &RtcAudioTrack, listening: Listening) -> Result<Arc<Sink>, String> {
         let Kind::Remote(remote) = &track.kind else {
             return Err("only a remote track can be listened to".to_owned());
         };
-        let rate = u32::try_from(sample_rate).unwrap_or_default();
-        let channels = u32::try_from(num_channels).unwrap_or_default();
         let runtime = crate::engine::runtime().map_err(|error| error.to_string())?;
         let _guard = runtime.enter();
-        Sink::attach(remote, rate, channels, queue).map_err(|error| error.to_string())
+        Sink::attach(remote, listening).map_err(|error| error.to_string())
     }
 
     impl Drop for NativeAudioStream {

@@ -126,16 +126,19 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Packets of RTP into a playout. The input: a byte that chooses rate, channels and whether to pull
-/// ahead, then packets of: sequence step (signed byte), timestamp step in 2.5 ms (signed byte), ms
+/// Packets of RTP into a playout. The input: a byte that chooses rate, channels, whether to pull
+/// ahead, and whether the playout is unpaced, then packets of: sequence step (signed byte), timestamp step in 2.5 ms (signed byte), ms
 /// until it comes (byte), length (byte), payload.
 pub fn rtp(data: &[u8]) {
     let mut input = Reader(data);
     let format = input.byte().unwrap_or_default();
     let rates = crate::codec::SAMPLE_RATES;
     let rate = rates[usize::from(format >> 1) % rates.len()];
-    let Ok(mut playout) = Playout::new(rate, u32::from(format & 1) + 1) else { return };
-    let early = format & 0x80 != 0;
+    let channels = u32::from(format & 1) + 1;
+    let (early, unpaced) = (format & 0x80 != 0, format & 0x40 != 0);
+    let playout =
+        if unpaced { Playout::unpaced(rate, channels) } else { Playout::new(rate, channels) };
+    let Ok(mut playout) = playout else { return };
     let mut out = vec![0; playout.pull_len()];
     let start = start();
     let (mut now, mut pulled_at) = (start, start);
@@ -175,9 +178,8 @@ pub fn rtp(data: &[u8]) {
         }
         while pulled_at + PULL <= now {
             pulled_at += PULL;
-            if playout.pull(pulled_at, &mut out) == Pulled::Audio && early {
-                let _ = playout.pull_ahead(&mut out);
-            }
+            let _ = playout.pull(pulled_at, &mut out);
+            while early && playout.pull_ahead(pulled_at, &mut out) == Pulled::Audio {}
         }
     }
     // Whatever came, it plays out and comes to rest in silence or nothing.

@@ -1,4 +1,9 @@
 //! Plays one remote track: packets in as they come, 10 ms of samples out whenever asked.
+//!
+//! A person needs them at a steady pace, and so each packet waits for its time, so that the next is
+//! there when it has been played. A machine that listens does not: an [unpaced](Playout::unpaced)
+//! playout gives what has come in order at once, and keeps to its schedule only to know when
+//! something has been missing for too long.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +30,13 @@ const PULLS: u32 = 5;
 const RETRY_PULLS: u32 = 10;
 /// RTP time decoded ahead at most: a period and what comes over it.
 const MOST_QUEUED: u32 = RTP_CLOCK / 20;
+/// RTP time of a pull.
+const PULL_RTP: u32 = RTP_CLOCK / 100;
+/// Pulls given ahead at most: what a network that stood still brings at once, and no more of what a
+/// sender sends faster than it sounds.
+const MOST_AHEAD: u32 = 50;
+/// After so much sound was made up, nothing is about to come.
+const DRY_MS: u64 = 60;
 /// How much less alike two places may be each time none was found, down to the least.
 const ALIKE_STEP: f64 = 0.05;
 const LEAST_ALIKE: f64 = 0.4;
@@ -32,7 +44,7 @@ const LEAST_ALIKE: f64 = 0.4;
 /// What a pull gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pulled {
-    /// Nothing: no packet's time has come since the start, or it was given
+    /// Nothing: no packet's time has come since the start, or the sound was given
     /// [ahead](Playout::pull_ahead).
     Nothing,
     /// Samples were written.
@@ -91,8 +103,10 @@ pub struct Playout {
     waited: u64,
     waited_silent: u64,
     concealing: bool,
-    /// What the next pull would give was given ahead.
-    ahead: bool,
+    /// Packets are decoded as soon as they are in order.
+    unpaced: bool,
+    /// What so many of the next pulls would give was given ahead.
+    ahead: u32,
     stats: PlayoutStats,
 }
 
@@ -128,9 +142,15 @@ impl Playout {
             waited: 0,
             waited_silent: 0,
             concealing: false,
-            ahead: false,
+            unpaced: false,
+            ahead: 0,
             stats: PlayoutStats::default(),
         })
+    }
+
+    /// As [`Self::new`], for a listener that takes what there is by [`Self::pull_ahead`].
+    pub fn unpaced(sample_rate: u32, channels: u32) -> Result<Self, CodecError> {
+        Ok(Self { unpaced: true, ..Self::new(sample_rate, channels)? })
     }
 
     /// Samples of one pull, all channels.
@@ -144,9 +164,11 @@ impl Playout {
     }
 
     /// Writes the next 10 ms to `out`, which holds [`Self::pull_len`] interleaved samples. Call it
-    /// every 10 ms.
+    /// once for every 10 ms.
     pub fn pull(&mut self, now: Instant, out: &mut [i16]) -> Pulled {
-        if self.pass_ahead() {
+        self.pace.pulls += 1;
+        if let Some(ahead) = self.ahead.checked_sub(1) {
+            self.ahead = ahead;
             return Pulled::Nothing;
         }
         self.keep_to_target(now);
@@ -158,33 +180,47 @@ impl Playout {
                 step => self.take(step, now),
             }
         }
-        self.samples.pull(out);
-        self.stats.samples += wanted as u64;
+        self.give(out);
         Pulled::Audio
     }
 
-    /// Says whether the next 10 ms are decoded already, and can be [pulled ahead](Self::pull_ahead).
-    pub fn has_more(&self) -> bool {
-        !self.ahead && self.samples.len() * self.channels >= self.pull_len()
-    }
-
-    /// Writes what the next pull would, 10 ms early, if the playout [has](Self::has_more) it; that
-    /// pull then gives nothing. For a listener that need not hear at a steady pace: of a packet's
-    /// 20 ms it has the second half as early as the first, and is woken once for both.
-    pub fn pull_ahead(&mut self, out: &mut [i16]) -> Pulled {
-        if !self.has_more() {
+    /// Writes what the next pull would, before its time; that pull then gives nothing. So much can
+    /// be had ahead: of a packet's 20 ms the second half with the first, and of an
+    /// [unpaced](Self::unpaced) playout all that has come in order. Call it after [`Self::pull`],
+    /// until it gives nothing.
+    pub fn pull_ahead(&mut self, now: Instant, out: &mut [i16]) -> Pulled {
+        let most = if self.unpaced { MOST_AHEAD } else { 1 };
+        if self.ahead >= most {
             return Pulled::Nothing;
         }
-        self.ahead = true;
-        self.pace.pulls += 1;
-        self.samples.pull(out);
-        self.stats.samples += (out.len() / self.channels) as u64;
+        let wanted = out.len() / self.channels;
+        while self.samples.len() < wanted {
+            if !self.unpaced || !self.buffer.has_next() {
+                return Pulled::Nothing;
+            }
+            let step = self.buffer.next(now, self.queued());
+            self.take(step, now);
+            // What is due now has been given: what is left is due from the next pull on.
+            self.keep_to_target(now + PULL);
+        }
+        self.ahead += 1;
+        self.give(out);
         Pulled::Audio
     }
 
-    /// Lets the time of one pull go by if what it would give was given ahead; gives whether it was.
-    pub fn pass_ahead(&mut self) -> bool {
-        std::mem::take(&mut self.ahead)
+    /// Pulls whose sound was given ahead: so many times 10 ms may pass before the next.
+    pub fn pulls_ahead(&self) -> u32 {
+        self.ahead
+    }
+
+    /// Says whether nothing has come for a while: the sender pauses, or the network stands still.
+    pub fn is_dry(&self) -> bool {
+        self.waited >= u64::from(self.sample_rate) / 1_000 * DRY_MS
+    }
+
+    fn give(&mut self, out: &mut [i16]) {
+        self.samples.pull(out);
+        self.stats.samples += (out.len() / self.channels) as u64;
     }
 
     /// Figures since the start.
@@ -279,13 +315,13 @@ impl Playout {
     /// Stretches time a little where it goes unnoticed, so that the delay is what it should be:
     /// the network changes, and no two clocks run alike.
     fn keep_to_target(&mut self, now: Instant) {
-        let Some(surplus) = self.buffer.surplus(now, self.queued()) else {
+        let unplayed = self.queued() + self.ahead * PULL_RTP;
+        let Some(surplus) = self.buffer.surplus(now, unplayed) else {
             self.pace = Pace::default();
             return;
         };
         // A pull that comes late sees too much, never too little.
         self.pace.least = self.pace.least.min(surplus);
-        self.pace.pulls += 1;
         if self.pace.pulls < PULLS {
             return;
         }

@@ -20,15 +20,35 @@ const MOST_FRAMES: usize = 3_000;
 /// A playout that is so late (a suspended host) does not catch up frame by frame.
 const GIVE_UP_AFTER: Duration = Duration::from_millis(500);
 
+/// Pulls from one moment of an unpaced listener to the next: a packet of 20 ms.
+const STEP: u32 = 2;
+/// The same while nothing comes: the first packet after a pause waits for longer than that anyway.
+const DRY_STEP: u32 = 4;
+
 /// The moments at which all connections of the process play: those on one thread of the engine are
 /// woken once for all.
 static MOMENTS: OnceLock<Instant> = OnceLock::new();
 
-/// The first of them after `now`.
-fn moment_after(now: Instant) -> Instant {
+/// The first moment after `now` that is a whole number of such steps from the very first.
+fn moment_after(now: Instant, step: Duration) -> Instant {
     let first = *MOMENTS.get_or_init(|| now);
-    let into = now.saturating_duration_since(first).as_nanos() % PULL.as_nanos();
-    now + PULL.saturating_sub(Duration::from_nanos(into as u64))
+    let into = now.saturating_duration_since(first).as_nanos() % step.as_nanos();
+    now + step.saturating_sub(Duration::from_nanos(into as u64))
+}
+
+/// How long a listener may go without being played to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rest {
+    /// Pulls until the next, at least 1.
+    pulls: u32,
+    /// It may be so many in step with all others of the process.
+    in_step: bool,
+}
+
+impl Rest {
+    fn and(self, other: Self) -> Self {
+        Self { pulls: self.pulls.min(other.pulls), in_step: self.in_step && other.in_step }
+    }
 }
 
 /// Those of a connection who hear something, and when they are to be played to.
@@ -41,13 +61,15 @@ pub(crate) struct Listeners {
 #[derive(Debug, Default)]
 pub(super) struct Moments {
     next: Option<Instant>,
+    /// Pulls since the moment before it.
+    pulls: u32,
 }
 
 impl Moments {
     /// When the next is, once there are listeners.
     pub(super) fn next(&mut self, listeners: &Listeners, now: Instant) -> Option<Instant> {
         if self.next.is_none() && !listeners.sinks.lock().is_empty() {
-            self.next = Some(moment_after(now));
+            (self.next, self.pulls) = (Some(moment_after(now, PULL)), 1);
         }
         self.next
     }
@@ -56,8 +78,15 @@ impl Moments {
     pub(super) fn play(&mut self, listeners: &Listeners, now: Instant) {
         let Some(due) = self.next.filter(|due| *due <= now) else { return };
         let late = now > due + GIVE_UP_AFTER;
-        let next = if late { moment_after(now) } else { due + PULL };
-        self.next = listeners.play(now).map(|pulls| next + PULL * (pulls - 1));
+        let rest = listeners.play(now, if late { 1 } else { self.pulls });
+        let next = |rest: Rest| match rest {
+            _ if late => moment_after(now, PULL),
+            Rest { pulls, in_step: true } => moment_after(due, PULL * pulls),
+            Rest { pulls, in_step: false } => due + PULL * pulls,
+        };
+        self.next = rest.map(next);
+        let since = self.next.map_or(PULL, |next| next - due);
+        self.pulls = if late { 1 } else { (since.as_nanos() / PULL.as_nanos()) as u32 };
     }
 }
 
@@ -66,18 +95,19 @@ impl Listeners {
         self.sinks.lock().push(sink);
     }
 
-    /// Plays to each listener; gives after how many pulls the next will be due, if anybody is left.
-    fn play(&self, now: Instant) -> Option<u32> {
+    /// Plays so many pulls, the last of them due now, to each listener; gives how long they may
+    /// rest, if anybody is left.
+    fn play(&self, now: Instant, pulls: u32) -> Option<Rest> {
         // Those who listen do so in `play`, and may come and go.
         let mut sinks = std::mem::take(&mut *self.sinks.lock());
-        let mut all_rest = true;
+        let mut all = Rest { pulls: DRY_STEP, in_step: true };
         sinks.retain(|sink| {
             if sink.closed.load(Ordering::Acquire) {
                 return false;
             }
             // A fault in one track's audio must not silence all others.
-            if let Ok(rests) = catch_unwind(AssertUnwindSafe(|| sink.play(now))) {
-                all_rest &= rests;
+            if let Ok(rest) = catch_unwind(AssertUnwindSafe(|| sink.play(now, pulls))) {
+                all = all.and(rest);
             } else {
                 log::error!("the playout of a track broke off");
                 sink.close();
@@ -85,19 +115,12 @@ impl Listeners {
             !sink.closed.load(Ordering::Acquire)
         });
         let mut playing = self.sinks.lock();
-        all_rest &= playing.is_empty();
+        if !playing.is_empty() {
+            all.pulls = 1;
+        }
         sinks.append(&mut playing);
         *playing = sinks;
-        if playing.is_empty() {
-            return None;
-        }
-        if !all_rest {
-            return Some(1);
-        }
-        for sink in playing.iter() {
-            sink.playout.lock().pass_ahead();
-        }
-        Some(2)
+        (!playing.is_empty()).then_some(all)
     }
 }
 
@@ -144,20 +167,39 @@ impl RemoteAudio {
     /// Figures of the listener that has been there longest.
     pub(crate) fn stats(&self) -> Option<PlayoutStats> {
         let sink = self.sinks.lock().iter().find_map(Weak::upgrade)?;
-        let stats = sink.playout.lock().stats();
+        let stats = sink.player.lock().playout.stats();
         Some(stats)
     }
 }
 
 /// One listener.
 pub(crate) struct Sink {
-    playout: Mutex<Playout>,
+    player: Mutex<Player>,
     output: Mutex<Output>,
     closed: AtomicBool,
     dropped: AtomicU64,
     sample_rate: u32,
     channels: u32,
     capacity: usize,
+    unpaced: bool,
+}
+
+struct Player {
+    playout: Playout,
+    /// A frame, before it is known whether there is one.
+    scratch: Box<[i16]>,
+}
+
+/// What a listener hears.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listening {
+    /// In Hz.
+    pub(crate) sample_rate: u32,
+    pub(crate) channels: u32,
+    /// Frames that may wait for it; `None` for the most there is.
+    pub(crate) queue: Option<usize>,
+    /// It takes what there is, as soon as it is there.
+    pub(crate) unpaced: bool,
 }
 
 #[derive(Default)]
@@ -186,18 +228,21 @@ impl Sink {
     /// Listens to `track`.
     pub(crate) fn attach(
         track: &Arc<RemoteAudio>,
-        sample_rate: u32,
-        channels: u32,
-        queue: Option<usize>,
+        listening: Listening,
     ) -> Result<Arc<Self>, CodecError> {
+        let Listening { sample_rate, channels, queue, unpaced } = listening;
+        let playout = if unpaced { Playout::unpaced } else { Playout::new };
+        let playout = playout(sample_rate, channels)?;
+        let scratch = vec![0; playout.pull_len()].into();
         let sink = Arc::new(Self {
-            playout: Mutex::new(Playout::new(sample_rate, channels)?),
+            player: Mutex::new(Player { playout, scratch }),
             output: Mutex::new(Output::default()),
             closed: AtomicBool::new(track.is_ended()),
             dropped: AtomicU64::new(0),
             sample_rate,
             channels,
             capacity: queue.unwrap_or(MOST_FRAMES).clamp(1, MOST_FRAMES),
+            unpaced,
         });
         track.sinks.lock().push(Arc::downgrade(&sink));
         // Ended between the two lines above: nobody else would say so.
@@ -208,7 +253,7 @@ impl Sink {
     }
 
     fn insert(sink: &Arc<Self>, packet: Packet, playing: &Listeners) {
-        sink.playout.lock().insert(packet);
+        sink.player.lock().playout.insert(packet);
         let started = std::mem::replace(&mut sink.output.lock().started, true);
         if !started {
             playing.begin(Arc::clone(sink));
@@ -241,48 +286,51 @@ impl Sink {
         Poll::Pending
     }
 
-    /// Gives out the next 10 ms.
-    /// Plays what is due, and what follows of the same packet: nobody who listens here needs a
-    /// steady pace, and one wake-up for both halves is worth two. Gives whether it may rest for a
-    /// pull.
-    fn play(&self, now: Instant) -> bool {
-        let mut playout = self.playout.lock();
-        if playout.pass_ahead() {
-            return false;
+    /// Plays what is due, and what can be had ahead: nobody who listens here needs a steady pace,
+    /// and is woken once for all of it.
+    fn play(&self, now: Instant, pulls: u32) -> Rest {
+        let mut player = self.player.lock();
+        let Player { playout, scratch } = &mut *player;
+        let mut given = 0;
+        for behind in (0..pulls).rev() {
+            let at = now.checked_sub(PULL * behind).unwrap_or(now);
+            given += usize::from(self.give(playout.pull(at, scratch), scratch));
         }
-        let due = self.frame(|out| playout.pull(now, out));
-        // Where only the newest frame is kept, the second would push out the first.
-        let early = if due.is_some() && self.capacity > 1 && playout.has_more() {
-            self.frame(|out| playout.pull_ahead(out))
-        } else {
-            None
+        // More would push out what was given first.
+        while given < self.capacity && self.give(playout.pull_ahead(now, scratch), scratch) {
+            given += 1;
+        }
+        let rest = match (self.unpaced, playout.is_dry()) {
+            (false, _) => Rest { pulls: 1 + playout.pulls_ahead(), in_step: false },
+            (true, false) => Rest { pulls: STEP, in_step: true },
+            (true, true) => Rest { pulls: DRY_STEP, in_step: true },
         };
-        let rests = early.is_some();
-        drop(playout);
-        self.push(due.into_iter().chain(early));
-        rests
-    }
-
-    fn frame(&self, write: impl FnOnce(&mut [i16]) -> Pulled) -> Option<AudioFrame<'static>> {
-        let mut frame = AudioFrame::new(self.sample_rate, self.channels, self.sample_rate / 100);
-        (write(frame.data.to_mut()) == Pulled::Audio).then_some(frame)
-    }
-
-    fn push(&self, frames: impl Iterator<Item = AudioFrame<'static>>) {
-        let waker = {
-            let mut output = self.output.lock();
-            for frame in frames {
-                if output.frames.len() >= self.capacity {
-                    output.frames.pop_front();
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
-                }
-                output.frames.push_back(frame);
-            }
-            if output.frames.is_empty() { None } else { output.waker.take() }
-        };
+        drop(player);
+        let waker = if given > 0 { self.output.lock().waker.take() } else { None };
         if let Some(waker) = waker {
             waker.wake();
         }
+        rest
+    }
+
+    /// Queues a frame if that was pulled; gives whether it was.
+    fn give(&self, pulled: Pulled, samples: &[i16]) -> bool {
+        if pulled != Pulled::Audio {
+            return false;
+        }
+        let frame = AudioFrame {
+            data: samples.to_vec().into(),
+            sample_rate: self.sample_rate,
+            num_channels: self.channels,
+            samples_per_channel: self.sample_rate / 100,
+        };
+        let mut output = self.output.lock();
+        if output.frames.len() >= self.capacity {
+            output.frames.pop_front();
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        output.frames.push_back(frame);
+        true
     }
 }
 
@@ -312,11 +360,24 @@ mod tests {
             let playing = Arc::new(Listeners::default());
             let track = Arc::new(RemoteAudio::new(Arc::clone(&playing)));
             let (moments, played) = (Moments::default(), Vec::new());
-            Self { start: moment_after(clock::now()), playing, track, moments, played }
+            Self {
+                start: moment_after(clock::now(), PULL * DRY_STEP),
+                playing,
+                track,
+                moments,
+                played,
+            }
         }
 
-        fn listen(&self, rate: u32, channels: u32, queue: Option<usize>) -> Arc<Sink> {
-            Sink::attach(&self.track, rate, channels, queue).unwrap()
+        fn listen(&self, sample_rate: u32, channels: u32, queue: Option<usize>) -> Arc<Sink> {
+            let listening = Listening { sample_rate, channels, queue, unpaced: false };
+            Sink::attach(&self.track, listening).unwrap()
+        }
+
+        fn listen_unpaced(&self) -> Arc<Sink> {
+            let listening =
+                Listening { sample_rate: 16_000, channels: 1, queue: None, unpaced: true };
+            Sink::attach(&self.track, listening).unwrap()
         }
 
         fn deliver(&self, sequence: u64) {
@@ -394,6 +455,32 @@ mod tests {
         assert!(steady.windows(2).all(|pair| pair[1] - pair[0] == 20), "{steady:?}");
         let heard = frames(&sink).len();
         assert!((94..=98).contains(&heard), "{heard} frames of a second's 100, less the delay");
+    }
+
+    #[test]
+    fn an_unpaced_listener_has_packets_as_they_come_and_rests_in_step_with_others() {
+        // Connections whose packets come at different times.
+        for phase in [0, 5, 10] {
+            let mut stage = Stage::new();
+            let sink = stage.listen_unpaced();
+            let mut heard = 0;
+            for sequence in 0..50 {
+                stage.run(sequence * 20, sequence * 20 + phase);
+                stage.deliver(sequence);
+                stage.run(sequence * 20 + phase, sequence * 20 + 20);
+                heard += frames(&sink).len();
+            }
+            assert!((96..=100).contains(&heard), "{heard} frames of a second's 100");
+            let steady = &stage.played[stage.played.len() - 40..];
+            assert!(steady.iter().all(|at| at % 20 == 0), "{steady:?}");
+            stage.run(1_000, 2_000);
+            heard += frames(&sink).len();
+            assert!((192..=200).contains(&heard), "{heard}: silence is heard, too");
+            let rests = &stage.played[stage.played.len() - 20..];
+            assert!(rests.windows(2).all(|pair| pair[1] - pair[0] == 40), "{rests:?}");
+            assert!(rests.iter().all(|at| at % 40 == 0), "{rests:?}");
+            assert_eq!(sink.dropped(), 0);
+        }
     }
 
     #[test]

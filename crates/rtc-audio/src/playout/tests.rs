@@ -97,35 +97,171 @@ fn the_first_sound_is_out_40_ms_after_the_first_packet() {
     assert!(audio_level(&heard) > -30, "{}", audio_level(&heard));
 }
 
-#[test]
-fn the_second_half_of_a_packet_can_be_had_with_the_first() {
-    let start = base();
-    let packets = tone(start, 100);
-    let (steady, _) = play(start, packets.clone(), 190);
-    let mut playout = Playout::new(HEARD, 1).unwrap();
+/// What a listener has of the packets that takes all there is every `step` pulls, frame by frame:
+/// the samples, and the pull with which each frame came.
+fn take(
+    start: Instant,
+    mut packets: Vec<Packet>,
+    pulls: u64,
+    (step, mut playout): (u64, Playout),
+) -> (Vec<i16>, Vec<u64>, PlayoutStats) {
+    packets.sort_by_key(|packet| packet.arrival);
     let mut coming = packets.into_iter().peekable();
-    let (mut heard, mut out) = (Vec::new(), vec![0; playout.pull_len()]);
-    let (mut pulls, mut early) = (0, 0);
-    for frame in 0..190 {
-        let now = start + ms(frame * 10);
+    let (mut heard, mut times, mut out) = (Vec::new(), Vec::new(), vec![0; playout.pull_len()]);
+    for pull in (step..=pulls).step_by(step as usize) {
+        let now = start + ms(pull * 10);
         while let Some(packet) = coming.next_if(|packet| packet.arrival <= now) {
             playout.insert(packet);
         }
-        if playout.pull(now, &mut out) == Pulled::Audio {
-            pulls += 1;
-            heard.extend_from_slice(&out);
-            if playout.has_more() {
-                assert_eq!(playout.pull_ahead(&mut out), Pulled::Audio);
-                early += 1;
-                heard.extend_from_slice(&out);
-                assert!(!playout.has_more(), "one pull ahead at most");
+        let mut give = |pulled: Pulled, out: &[i16]| {
+            if pulled == Pulled::Audio {
+                heard.extend_from_slice(out);
+                times.push(pull);
             }
+            pulled
+        };
+        for behind in (0..step).rev() {
+            let pulled = playout.pull(start + ms((pull - behind) * 10), &mut out);
+            give(pulled, &out);
         }
+        while give(playout.pull_ahead(now, &mut out), &out) == Pulled::Audio {}
     }
+    (heard, times, playout.stats())
+}
+
+fn paced() -> Playout {
+    Playout::new(HEARD, 1).unwrap()
+}
+
+fn unpaced() -> Playout {
+    Playout::unpaced(HEARD, 1).unwrap()
+}
+
+#[test]
+fn the_second_half_of_a_packet_can_be_had_with_the_first() {
+    let start = base();
+    let (steady, _) = play(start, tone(start, 100), 190);
+    let (heard, times, _) = take(start, tone(start, 100), 189, (1, paced()));
     let (most, least) = (steady.len().max(heard.len()), steady.len().min(heard.len()));
     assert!(most - least <= 160, "the last frame may be early");
     assert!(heard[..least] == steady[..least], "the same sound");
-    assert!((pulls - early) < 6 && early > 80, "{pulls} pulls, {early} of them with two frames");
+    let pulls = times.iter().collect::<std::collections::BTreeSet<_>>().len();
+    assert!(pulls < 100 && times.len() > 180, "{} frames in {pulls} pulls", times.len());
+    assert!(times.chunk_by(|a, b| a == b).all(|pull| pull.len() <= 2), "one pull ahead at most");
+}
+
+#[test]
+fn unpaced_a_packet_is_given_as_soon_as_it_is_in_order() {
+    let start = base();
+    for step in [1, 2, 4] {
+        let (heard, times, stats) = take(start, tone(start, 300), 600, (step, unpaced()));
+        assert_eq!(stats.concealed_samples, 0);
+        // Left out as by a paced playout, for whom that is delay.
+        assert_eq!((stats.accelerations, stats.decelerations), (1, 0));
+        // From when the buffer has begun to play on, and before anything is left out.
+        for (frame, at) in times.iter().enumerate().take(150).skip(8) {
+            let came = frame as u64 / 2 * 2;
+            assert!(*at < came + step + 1, "frame {frame} in pull {at}, a step being {step}");
+        }
+        let heard = &heard[..160 * 590];
+        assert!(steepest(heard) < 1.5, "{}", steepest(heard));
+        assert!(share(&heard[1_600..]) > 0.999, "{}", share(&heard[1_600..]));
+    }
+}
+
+#[test]
+fn unpaced_what_is_missing_is_waited_for_as_long_as_ever() {
+    let start = base();
+    // Every fifth comes after the one behind it, which teaches patience.
+    let mut packets = tone(start, 200);
+    for packet in packets.iter_mut().skip(4).step_by(5) {
+        packet.arrival += ms(30);
+    }
+    let (_, times, stats) = take(start, packets.clone(), 399, (1, unpaced()));
+    let learnt = 160 * 20;
+    assert!(stats.concealed_samples < learnt, "{}", stats.concealed_samples);
+    assert_eq!(stats.buffer.late + stats.buffer.concealed, 0);
+    let held = times[100..].chunk_by(|a, b| a == b).map(<[u64]>::len).max();
+    assert_eq!(held, Some(4), "the one behind it came out with it");
+    // Lost, it is made up for, and nothing behind it is held up for longer.
+    packets.remove(104);
+    let (_, times, lossy) = take(start, packets, 399, (1, unpaced()));
+    assert_eq!(lossy.buffer.concealed + lossy.buffer.recovered, 1);
+    assert!((times.len() as i64 - 399).abs() < 10, "{} frames", times.len());
+}
+
+#[test]
+fn unpaced_a_network_that_stood_still_gives_all_at_once_and_time_is_caught_up_with() {
+    let start = base();
+    let mut packets = tone(start, 400);
+    for packet in &mut packets[50..60] {
+        packet.arrival = start + ms(1_200);
+    }
+    let (heard, times, stats) = take(start, packets, 798, (2, unpaced()));
+    assert_eq!(stats.buffer.late + stats.buffer.concealed + stats.buffer.discarded, 0);
+    assert!(stats.concealed_samples > 160 * 10, "{}", stats.concealed_samples);
+    let burst = times.chunk_by(|a, b| a == b).map(<[u64]>::len).max();
+    assert!(burst >= Some(20), "{burst:?} frames at once");
+    // What was made up was left out of what came after, but for the delay that is aimed at since.
+    assert!((times.len() as i64 - 798).abs() < 12, "{} frames in 798 pulls", times.len());
+    assert!(steepest(&heard) < 2.0, "{}", steepest(&heard));
+}
+
+#[test]
+fn unpaced_a_sender_in_a_hurry_is_not_followed() {
+    let start = base();
+    let mut packets = tone(start, 120);
+    // Two seconds within one.
+    for packet in &mut packets[10..110] {
+        packet.arrival = start + ms(200 + (packet.sequence - 10) * 10);
+    }
+    let (_, times, _) = take(start, packets, 120, (1, unpaced()));
+    let most = times.iter().filter(|at| **at <= 120).count();
+    assert!(most <= 120 + MOST_AHEAD as usize, "{most} frames in 120 pulls");
+}
+
+#[test]
+fn unpaced_pauses_are_as_long_as_the_sender_made_them() {
+    let start = base();
+    let mut packets = tone(start, 100);
+    for packet in &mut packets[50..] {
+        packet.arrival += ms(1_000);
+        packet.timestamp += 48_000;
+    }
+    for step in [1, 4] {
+        let (heard, times, stats) = take(start, packets.clone(), 296, (step, unpaced()));
+        assert_eq!((stats.concealed_samples, stats.concealment_events), (0, 0));
+        assert!(steepest(&heard[..160 * 290]) < 1.5, "{}", steepest(&heard[..160 * 290]));
+        assert!((times.len() as i64 - 296).abs() < 8, "{} frames in 296 pulls", times.len());
+    }
+}
+
+#[test]
+fn a_playout_is_dry_in_a_pause_and_not_before_the_first_packet() {
+    let start = base();
+    let mut playout = unpaced();
+    let mut out = vec![0; playout.pull_len()];
+    assert!(!playout.is_dry());
+    for packet in tone(start, 10) {
+        playout.insert(packet);
+    }
+    let mut dry = Vec::new();
+    for pull in 0..60 {
+        let _ = playout.pull(start + ms(pull * 10), &mut out);
+        while playout.pull_ahead(start + ms(pull * 10), &mut out) == Pulled::Audio {}
+        dry.push(playout.is_dry());
+    }
+    let first = dry.iter().position(|dry| *dry);
+    // 10 packets, which are played from 30 ms on, and 60 ms.
+    assert!((24..=30).contains(&first.unwrap()), "{first:?}");
+    assert!(dry[first.unwrap()..].iter().all(|dry| *dry));
+    let [mut packet] = <[Packet; 1]>::try_from(tone(start, 1)).unwrap();
+    (packet.sequence, packet.timestamp, packet.arrival) = (10, 48 * 600, start + ms(600));
+    playout.insert(packet);
+    for pull in 60..66 {
+        let _ = playout.pull(start + ms(pull * 10), &mut out);
+    }
+    assert!(!playout.is_dry());
 }
 
 #[test]
@@ -294,61 +430,83 @@ fn a_stereo_listener_hears_both_sides() {
 /// An hour in which the sender's clock is off by 100 ppm: 360 ms to be made up for.
 #[test]
 fn an_hour_with_a_slow_sender_leaves_no_gap_and_no_growing_delay() {
-    an_hour_of_drift(-100);
+    let stats = an_hour_of_drift(-100, paced(), 1);
+    assert_delay(&stats, 10..50);
 }
 
 #[test]
 fn an_hour_with_a_fast_sender_leaves_no_gap_and_no_growing_delay() {
-    an_hour_of_drift(100);
+    let stats = an_hour_of_drift(100, paced(), 1);
+    assert_delay(&stats, 10..50);
 }
 
-fn an_hour_of_drift(ppm: i64) {
+#[test]
+fn unpaced_an_hour_of_drift_leaves_no_gap_and_stays_with_our_clock() {
+    std::thread::scope(|scope| {
+        for ppm in [-100, 100] {
+            scope.spawn(move || assert_delay(&an_hour_of_drift(ppm, unpaced(), 2), 0..20));
+        }
+    });
+}
+
+fn assert_delay(stats: &PlayoutStats, expected: std::ops::Range<u128>) {
+    let delay = stats.delay_sum / u32::try_from(stats.emitted_samples).unwrap();
+    assert!(expected.contains(&delay.as_millis()), "{delay:?} of delay on average");
+}
+
+fn an_hour_of_drift(ppm: i64, mut playout: Playout, step: u64) -> PlayoutStats {
     const SECONDS: u64 = 3_600;
     let start = base();
     // A second of the tone, over and over: it fits a second exactly.
     let second: Vec<_> = tone(start, 100).drain(50..).map(|packet| packet.payload).collect();
-    {
-        let mut playout = Playout::new(8_000, 1).unwrap();
-        let mut out = vec![0; playout.pull_len()];
-        let (mut sequence, mut last) = (0_u64, Vec::new());
-        let mut longest = 0;
-        for frame in 0..SECONDS * 100 {
-            let now = start + ms(frame * 10);
-            loop {
-                let real = sequence as i64 * 20_000 * 1_000_000 / (1_000_000 + ppm);
-                let arrival = start + Duration::from_micros(real as u64);
-                if arrival > now {
-                    break;
-                }
-                playout.insert(Packet {
-                    ssrc: 1,
-                    sequence,
-                    timestamp: sequence * u64::from(FRAME_RTP),
-                    duration: FRAME_RTP,
-                    arrival,
-                    origin: Origin::Sent,
-                    payload: Arc::clone(&second[sequence as usize % 50]),
-                });
-                sequence += 1;
+    let mut out = vec![0; playout.pull_len()];
+    let (mut sequence, mut last) = (0_u64, Vec::new());
+    let (mut longest, mut frames) = (0, 0);
+    for pull in (step..=SECONDS * 100).step_by(step as usize) {
+        let now = start + ms(pull * 10);
+        loop {
+            let real = sequence as i64 * 20_000 * 1_000_000 / (1_000_000 + ppm);
+            let arrival = start + Duration::from_micros(real as u64);
+            if arrival > now {
+                break;
             }
-            longest = longest.max(playout.buffer.len());
-            assert!(playout.pull(now, &mut out) == Pulled::Audio || frame < 4);
-            if frame >= SECONDS * 100 - 500 {
-                last.extend_from_slice(&out);
-            }
+            playout.insert(Packet {
+                ssrc: 1,
+                sequence,
+                timestamp: sequence * u64::from(FRAME_RTP),
+                duration: FRAME_RTP,
+                arrival,
+                origin: Origin::Sent,
+                payload: Arc::clone(&second[sequence as usize % 50]),
+            });
+            sequence += 1;
         }
-        let stats = playout.stats();
-        assert_eq!((stats.concealed_samples, stats.buffer.late), (0, 0), "{ppm} ppm");
-        assert!(longest <= 3, "{longest} packets wait");
-        let late = stats.delay_sum.as_secs_f64() / stats.emitted_samples as f64;
-        assert!((0.01..0.05).contains(&late), "{late} s of delay on average");
-        let stretched = stats.inserted_samples as i64 - stats.removed_samples as i64;
-        let expected = -ppm * SECONDS as i64 * 8_000 / 1_000_000;
-        assert!((stretched - expected).abs() < 160, "{stretched} of {expected} samples");
-        assert!((stats.drift_ppm - ppm as f64).abs() < 5.0, "{}", stats.drift_ppm);
-        let quiet = last.chunks(80).filter(|frame| audio_level(frame) < -20).count();
-        assert_eq!(quiet, 0);
+        longest = longest.max(playout.buffer.len());
+        let mut heard = |pulled: Pulled, out: &[i16]| {
+            frames += u64::from(pulled == Pulled::Audio);
+            if pulled == Pulled::Audio && pull >= SECONDS * 100 - 500 {
+                last.extend_from_slice(out);
+            }
+            pulled
+        };
+        for behind in (0..step).rev() {
+            let pulled = playout.pull(start + ms((pull - behind) * 10), &mut out);
+            heard(pulled, &out);
+        }
+        // One that is paced is pulled at its pace.
+        while step > 1 && heard(playout.pull_ahead(now, &mut out), &out) == Pulled::Audio {}
     }
+    let stats = playout.stats();
+    assert!(frames.abs_diff(SECONDS * 100) < 5, "{frames} frames in an hour");
+    assert_eq!((stats.concealed_samples, stats.buffer.late), (0, 0), "{ppm} ppm");
+    assert!(longest <= 3, "{longest} packets wait");
+    let stretched = stats.inserted_samples as i64 - stats.removed_samples as i64;
+    let expected = -ppm * SECONDS as i64 * i64::from(HEARD) / 1_000_000;
+    assert!((stretched - expected).abs() < 320, "{stretched} of {expected} samples");
+    assert!((stats.drift_ppm - ppm as f64).abs() < 5.0, "{}", stats.drift_ppm);
+    let quiet = last.chunks(160).filter(|frame| audio_level(frame) < -20).count();
+    assert_eq!(quiet, 0);
+    stats
 }
 
 proptest! {
