@@ -16,9 +16,10 @@ use crate::{
 };
 
 const FRAME: Duration = Duration::from_millis(10);
-/// The track takes a packet at a time: to wake up for less is of no use.
-const PACKET: Duration = Duration::from_millis(20);
 const LEAD: Duration = Duration::from_millis(LEAD_MS as u64);
+/// Frames are handed over when no more than this is left of the lead: a few at a time, so that a call
+/// wakes nobody for each packet, and soon enough for a thread that is late.
+const REFILL: Duration = Duration::from_millis(LEAD_MS as u64 / 2);
 
 /// What the driver asks of the playout.
 #[derive(Debug)]
@@ -129,8 +130,8 @@ impl Track {
             // Whatever is missing comes by a command.
             return None;
         }
-        let room = (queued + PACKET).saturating_sub(LEAD);
-        Some(if self.starved { queued } else { room }.max(Duration::from_millis(1)))
+        let wait = if self.starved { queued } else { queued.saturating_sub(REFILL) };
+        Some(wait.max(Duration::from_millis(1)))
     }
 
     fn obey(&mut self, command: PlayoutCommand) {

@@ -34,8 +34,8 @@ pub trait Voice: Send + Debug {
 }
 
 /// How far ahead of real time frames are handed to a [`Voice`], in ms: enough to ride out a busy
-/// scheduler, little enough that the position heard is known well.
-pub const LEAD_MS: u32 = 60;
+/// scheduler. An interruption does not wait for it: what was handed over is cleared.
+pub const LEAD_MS: u32 = 200;
 
 /// What happens where the session runs.
 #[derive(Debug)]
