@@ -11,6 +11,14 @@ pub fn dbfs(samples: &[i16]) -> f32 {
     (20.0 * rms.log10()) as f32
 }
 
+/// Samples up to this are no sound: 72 dB below full scale, as the noise of an encoder in a pause is.
+const SILENT: u16 = 8;
+
+/// Whether there is nothing to be heard in these samples (s16).
+pub fn is_silent(samples: &[i16]) -> bool {
+    samples.iter().all(|sample| sample.unsigned_abs() <= SILENT)
+}
+
 /// Where mono s16 samples are audible: the index of the first sample above `floor` (dBFS, of its
 /// own amplitude) and one past the last. `None` where nothing is.
 pub fn audible(samples: &[i16], floor: f32) -> Option<std::ops::Range<usize>> {
@@ -37,6 +45,8 @@ mod tests {
             assert!(dbfs(nothing).is_infinite() && dbfs(nothing) < 0.0);
         }
         assert_eq!(audible(&[0, 3, -3], -45.0), None);
+        assert!(is_silent(&[0, 8, -8]) && is_silent(&[]));
+        assert!(!is_silent(&[0, 9]) && !is_silent(&[i16::MIN]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use webrtc_vad::{SampleRate, Vad, VadMode};
 
-use crate::audio::vad::detector::Lag;
+use crate::audio::{level::is_silent, vad::detector::Lag};
 
 /// Which detector judges the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,7 +54,7 @@ impl VadEngine {
 }
 
 pub(super) enum Engine {
-    Earshot(Box<earshot::Detector>),
+    Earshot(Earshot),
     Webrtc(Webrtc),
 }
 
@@ -70,7 +70,7 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     pub(super) fn new(engine: VadEngine) -> io::Result<Self> {
         Ok(match engine {
-            VadEngine::Earshot => Self::Earshot(earshot::Detector::default_boxed()),
+            VadEngine::Earshot => Self::Earshot(Earshot::new()),
             VadEngine::Webrtc { mode } => Self::Webrtc(Webrtc::new(mode)?),
         })
     }
@@ -86,25 +86,50 @@ impl Engine {
     /// Of speech, in 0..1, in the next frame of [`Self::frame_len`] samples at 16 kHz.
     pub(super) fn probability(&mut self, frame: &[i16]) -> f32 {
         match self {
-            Self::Earshot(detector) if frame.len() == EARSHOT_FRAME => {
-                detector.predict_i16(frame).clamp(0.0, 1.0)
-            }
+            Self::Earshot(detector) => detector.probability(frame),
             Self::Webrtc(detector) => f32::from(u8::from(detector.is_speech(frame))),
-            Self::Earshot(_) => 0.0,
         }
     }
 
     /// The next frame does not follow on the last one.
     pub(super) fn reset(&mut self) {
         match self {
-            Self::Earshot(detector) => detector.reset(),
+            Self::Earshot(detector) => *detector = Earshot::new(),
             // What it has learnt of the room's noise still holds.
             Self::Webrtc(_) => {}
         }
     }
 }
 
+/// earshot's detector, which is not asked while there is nothing to hear: a pause takes nearly all of
+/// a call, and made of silence the answer is known.
+pub(super) struct Earshot {
+    detector: Box<earshot::Detector>,
+    /// Frames without sound so far.
+    silent: u32,
+    last: f32,
+}
+
+impl Earshot {
+    fn new() -> Self {
+        Self { detector: earshot::Detector::default_boxed(), silent: 0, last: 0.0 }
+    }
+
+    fn probability(&mut self, frame: &[i16]) -> f32 {
+        if frame.len() != EARSHOT_FRAME {
+            return 0.0;
+        }
+        self.silent = if is_silent(frame) { self.silent.saturating_add(1) } else { 0 };
+        if self.silent <= SETTLED {
+            self.last = self.detector.predict_i16(frame).clamp(0.0, 1.0);
+        }
+        self.last
+    }
+}
+
 const EARSHOT_FRAME: usize = 256;
+/// Silent frames after which the network has forgotten what was before: half a second.
+const SETTLED: u32 = 31;
 /// The shortest that it takes: a single frame taken wrongly is then held for the shortest time.
 const WEBRTC_FRAME: usize = 160;
 

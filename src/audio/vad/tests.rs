@@ -236,3 +236,41 @@ proptest! {
         prop_assert_eq!(whole, told);
     }
 }
+
+#[test]
+fn what_is_not_judged_in_silence_moves_no_event_by_more_than_a_frame() {
+    let near = |(a, b): (&(i64, i64), &(i64, i64))| a.0.abs_diff(b.0).max(a.1.abs_diff(b.1)) <= 16;
+    let same = |a: &Told, b: &Told| a.len() == b.len() && a.iter().zip(b).all(near);
+    for name in SPEECH {
+        let speech = read(name);
+        // From a digital silence to the noise of an encoder's pause.
+        for faint in [0.0, 3.0, 8.4] {
+            let mut samples = speech.clone();
+            samples.extend(white_noise(2, faint));
+            samples.extend(&speech);
+            samples.extend(white_noise(1, faint));
+            let told = stretches(&events(&mut detector(VadEngine::Earshot), &samples));
+
+            let config = VadConfig::default();
+            let mut every = earshot::Detector::default_boxed();
+            let mut judge = Detector::new(Thresholds {
+                enter: config.threshold,
+                exit: config.exit_threshold,
+                min_speech: config.min_speech,
+                min_silence: config.min_silence,
+                lag: config.engine.lag(),
+            });
+            let judged: Vec<_> = samples
+                .chunks_exact(256)
+                .zip(1_u64..)
+                .filter_map(|(frame, n)| {
+                    let event = judge.push(every.predict_i16(frame).clamp(0.0, 1.0), 256)?;
+                    Some((within_stream(event, n * 16), n * 16))
+                })
+                .collect();
+            let judged = stretches(&judged);
+            let alike = same(&told.0, &judged.0) && same(&told.1, &judged.1);
+            assert!(alike, "{name}, silence of {faint}: {told:?} for {judged:?}");
+        }
+    }
+}
