@@ -1,6 +1,7 @@
 //! A bounded queue of mono s16 samples between the audio path and a slower reader.
 //!
-//! The writer never waits: when the queue is full the oldest samples go, and are counted.
+//! The writer never waits: when the queue is full the oldest samples go, and are counted. The reader is
+//! woken when all it waits for is there; in a long silence, which nobody waits for, less often.
 
 use std::sync::{
     Arc,
@@ -9,6 +10,8 @@ use std::sync::{
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use super::level::is_silent;
 
 #[derive(Debug)]
 struct Shared {
@@ -22,6 +25,10 @@ struct Shared {
 /// Room for this many samples from the beginning, and a step's growth: a quarter of a second at
 /// 16 kHz. Readers take a tenth at a time.
 const STEP: usize = 4_000;
+/// After a silence of so many samples, 2 s at 16 kHz, no end of speech is waited for any more ...
+const LONG_SILENCE: usize = 32_000;
+/// ... and the reader is woken for so many of them: 200 ms. Sound wakes it as ever.
+const PATIENCE: usize = 3_200;
 
 /// What waits, at the low end of its memory: a ring would go round through all of it and keep in
 /// use what only a stuck reader needs, a megabyte for 30 s at 16 kHz.
@@ -32,6 +39,8 @@ struct Samples {
     gone: usize,
     /// How many the reader waits for: for less it is not woken.
     wanted: usize,
+    /// How many came since the last that were sound.
+    silent: usize,
     /// Twice the queue's capacity, so that at the end there is always as much gone as is moved: a
     /// sample is moved once at the most, whatever the queue's length.
     limit: usize,
@@ -40,7 +49,7 @@ struct Samples {
 impl Samples {
     fn with_capacity(capacity: usize) -> Self {
         let limit = 2 * capacity;
-        Self { buffer: Vec::with_capacity(limit.min(STEP)), gone: 0, wanted: 1, limit }
+        Self { buffer: Vec::with_capacity(limit.min(STEP)), gone: 0, wanted: 1, silent: 0, limit }
     }
 
     fn len(&self) -> usize {
@@ -48,6 +57,7 @@ impl Samples {
     }
 
     fn push(&mut self, fresh: &[i16]) {
+        self.silent = if is_silent(fresh) { self.silent.saturating_add(fresh.len()) } else { 0 };
         let needed = self.buffer.len() + fresh.len();
         if self.gone >= self.len() || needed > self.limit {
             let waiting = self.len();
@@ -62,6 +72,11 @@ impl Samples {
         self.buffer.extend_from_slice(fresh);
     }
 
+    fn is_enough(&self) -> bool {
+        let patience = if self.silent > LONG_SILENCE { PATIENCE } else { 0 };
+        self.len() >= self.wanted.max(patience)
+    }
+
     fn waiting(&self) -> &[i16] {
         &self.buffer[self.gone..]
     }
@@ -70,7 +85,7 @@ impl Samples {
         self.gone += count.min(self.len());
         // What an outage took is given back.
         if self.len() == 0 && self.buffer.capacity() > 4 * STEP {
-            *self = Self::with_capacity(self.limit / 2);
+            *self = Self { silent: self.silent, ..Self::with_capacity(self.limit / 2) };
         }
     }
 }
@@ -106,7 +121,7 @@ impl AudioSender {
         let surplus = (queue.len() + fresh.len()).saturating_sub(shared.capacity);
         queue.skip(surplus);
         queue.push(fresh);
-        let is_enough = queue.len() >= queue.wanted;
+        let is_enough = queue.is_enough();
         drop(queue);
         let lost = surplus + (samples.len() - fresh.len());
         if lost > 0 {
@@ -115,6 +130,13 @@ impl AudioSender {
         if is_enough {
             shared.wake.notify_one();
         }
+    }
+
+    /// How many more samples it takes until the reader has all that it waits for next.
+    pub fn lacking(&self) -> usize {
+        let queue = self.0.samples.lock();
+        let wanted = queue.wanted.max(1);
+        wanted - queue.len() % wanted
     }
 
     /// Samples dropped so far because the reader was too slow.
@@ -163,7 +185,8 @@ impl AudioReceiver {
 #[cfg(test)]
 mod tests {
     use std::{
-        pin::pin,
+        cell::Cell,
+        pin::{Pin, pin},
         task::{Context, Poll, Wake, Waker},
     };
 
@@ -224,15 +247,23 @@ mod tests {
         assert_eq!(capacity(), STEP);
     }
 
+    #[derive(Default)]
+    struct Woken(AtomicU64);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Woken {
+        fn count(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
     #[test]
     fn a_reader_is_woken_when_all_it_waits_for_is_there() {
-        #[derive(Default)]
-        struct Woken(AtomicU64);
-        impl Wake for Woken {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
-        }
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         let mut context = Context::from_waker(&waker);
@@ -241,12 +272,66 @@ mod tests {
         let mut read = pin!(receiver.read(&mut got, 50));
         assert!(read.as_mut().poll(&mut context).is_pending());
         for _ in 0..4 {
-            sender.push(&[7; 10]);
+            sender.push(&[70; 10]);
         }
-        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
-        sender.push(&[7; 10]);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert_eq!(woken.count(), 0);
+        sender.push(&[70; 10]);
+        assert_eq!(woken.count(), 1);
         assert_eq!(read.as_mut().poll(&mut context), Poll::Ready(50));
+    }
+
+    #[test]
+    fn in_a_long_silence_a_reader_is_woken_seldom_and_for_sound_at_once() {
+        const CHUNK: usize = 800;
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let (sender, receiver) = audio_queue(STEP);
+        let taken = Cell::new(0);
+        let mut reading = pin!(async {
+            loop {
+                taken.set(taken.get() + receiver.read(&mut Vec::new(), CHUNK).await);
+            }
+        });
+        let poll = |reading: Pin<&mut dyn Future<Output = ()>>, context: &mut Context<'_>| {
+            assert!(reading.poll(context).is_pending());
+        };
+        poll(reading.as_mut(), &mut context);
+        // Pushes 10 ms; gives what the reader takes when it is woken for them.
+        let mut hear = |sample: i16| {
+            let (before, asleep) = (taken.get(), woken.count());
+            sender.push(&[sample; 160]);
+            if woken.count() > asleep {
+                poll(reading.as_mut(), &mut context);
+            }
+            taken.get() - before
+        };
+        assert_eq!((0..100).map(|_| hear(300)).filter(|taken| *taken > 0).count(), 20);
+        // The end of speech is waited for.
+        assert_eq!((0..200).map(|_| hear(3)).filter(|taken| *taken > 0).count(), 40);
+        let seldom: Vec<usize> = (0..100).map(|_| hear(3)).filter(|taken| *taken > 0).collect();
+        assert_eq!(seldom, [3_200; 5]);
+        for _ in 0..4 {
+            assert_eq!(hear(3), 0);
+        }
+        assert_eq!(hear(300), CHUNK, "sound comes at once, with the silence before it");
+        assert_eq!((0..100).map(|_| hear(300)).filter(|taken| *taken > 0).count(), 20);
+    }
+
+    #[tokio::test]
+    async fn a_writer_can_see_what_its_reader_lacks() {
+        let (sender, receiver) = audio_queue(1_000);
+        assert_eq!(sender.lacking(), 1, "nobody reads yet");
+        sender.push(&[7; 30]);
+        let mut got = Vec::new();
+        let read = receiver.read(&mut got, 50);
+        tokio::pin!(read);
+        assert!(futures_util::poll!(&mut read).is_pending());
+        assert_eq!(sender.lacking(), 20);
+        sender.push(&[7; 20]);
+        assert_eq!(sender.lacking(), 50, "it will take these and wait again");
+        assert_eq!(read.await, 50);
+        assert_eq!(sender.lacking(), 50);
     }
 
     #[tokio::test]

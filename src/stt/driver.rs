@@ -38,6 +38,9 @@ pub const SAMPLE_RATE: u32 = 16_000;
 /// Controls wait here while the driver is busy.
 const CONTROL_QUEUE: usize = 16;
 const SAMPLES_PER_MS: u64 = SAMPLE_RATE as u64 / 1_000;
+/// What waits goes out in messages of at most so many samples (200 ms), where providers take them as
+/// they come: in a long silence that much comes at once.
+const MOST_AT_ONCE: usize = SAMPLE_RATE as usize / 5;
 /// Usage is told after this much audio, in samples (10 s).
 const USAGE_STEP: u64 = 10 * SAMPLE_RATE as u64;
 /// Events that the session has not taken yet; beyond this the socket is not read.
@@ -477,9 +480,11 @@ impl<D: Dialect> Driver<D> {
     async fn send_chunk(&mut self, connection: &mut Link) -> Result<(), String> {
         let skipped = self.skip_gap();
         self.codec.skipped(skipped);
-        let mut bytes = self.backlog.bytes(self.next_sample, self.chunk);
+        let whole = self.codec.whole_chunks();
+        let chunks = if whole { 1 } else { (MOST_AT_ONCE / self.chunk).max(1) };
+        let mut bytes = self.backlog.bytes(self.next_sample, chunks * self.chunk);
         let samples = bytes.len() as u64 / 2;
-        if self.codec.whole_chunks() {
+        if whole {
             bytes.resize(self.chunk * 2, 0);
         }
         let messages = self.codec.audio(bytes);

@@ -11,7 +11,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use metrics::counter;
@@ -33,8 +33,9 @@ use crate::{
 };
 
 const SAMPLES_PER_MS: u64 = SAMPLE_RATE as u64 / 1_000;
-/// 20 ms: what a recogniser is passed at a time.
-const CHUNK: usize = 20 * SAMPLES_PER_MS as usize;
+/// What is passed on at a time: as much as the recogniser lacks for its next message, so that nobody
+/// is woken for less, within 20 ms and 100 ms.
+const CHUNK: RangeInclusive<usize> = 20 * SAMPLES_PER_MS as usize..=100 * SAMPLES_PER_MS as usize;
 /// Audio without a final that is kept for the next recogniser: 30 s.
 const KEPT: usize = 30 * SAMPLE_RATE as usize;
 /// When nobody hears: with so much audio waiting, what has been said of it goes to the keeper. More
@@ -183,11 +184,13 @@ impl Driver {
     async fn listen(&mut self, control: &mut mpsc::Receiver<SttControl>) -> Over {
         let first = self.relay.admitted(None).unwrap_or(0);
         let mut line = Some(self.open(first));
-        let mut scratch = Vec::with_capacity(CHUNK);
+        let mut scratch = Vec::with_capacity(*CHUNK.end());
         let mut closing = false;
         loop {
             let deaf_at = line.as_ref().and_then(|line| self.deaf_at(line));
             let look_at = self.look_at;
+            let lacking = line.as_ref().map_or(0, |line| line.audio.lacking());
+            let chunk = lacking.clamp(*CHUNK.start(), *CHUNK.end());
             tokio::select! {
                 biased;
                 event = next_event(&mut line), if line.is_some() => {
@@ -208,6 +211,7 @@ impl Driver {
                 () = self.events.closed() => return Over,
                 command = control.recv(), if !closing => match command {
                     Some(SttControl::Finalize) => {
+                        self.pass_rest(line.as_ref(), &mut scratch).await;
                         self.finalize_asked.get_or_insert_with(Instant::now);
                         tell_line(line.as_ref(), SttControl::Finalize);
                     }
@@ -217,7 +221,7 @@ impl Driver {
                         tell_line(line.as_ref(), SttControl::Close);
                     }
                 },
-                count = self.audio.read(&mut scratch, CHUNK), if !closing => {
+                count = self.audio.read(&mut scratch, chunk), if !closing => {
                     if count == 0 {
                         closing = true;
                         tell_line(line.as_ref(), SttControl::Close);
