@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
-use tracing::{error, info};
+use tracing::{Instrument, error, info};
 
 use crate::{
     cli::{
@@ -26,7 +26,8 @@ use crate::{
         Worker, WorkerConfig, WorkerError,
         dispatch::Assignment,
         drain::{self, Signals},
-        job::{JobContext, JobError, JobRunner},
+        job::{JobContext, JobError, JobRunner, code},
+        threads::Threads,
     },
 };
 
@@ -39,45 +40,60 @@ const OUTBOX_CAP: u64 = 512 * 1024 * 1024;
 
 /// Runs jobs as sessions of one agent.
 #[derive(Debug)]
-pub struct AgentJobs(pub AgentRuntime);
+struct AgentJobs {
+    runtime: AgentRuntime,
+    threads: Threads,
+}
 
 #[async_trait]
 impl JobRunner for AgentJobs {
     async fn run(&self, job: Assignment, context: JobContext) -> Result<(), JobError> {
-        let identity = format!("agent-{}", job.job_id);
-        let NewSession { config, providers, reporter, recorder } =
-            self.0.session(&job.room, &job.room_sid, &job.room_metadata, &identity);
-        let job = RoomJob {
-            url: job.url,
-            token: job.token.expose_secret().to_owned(),
-            config,
-            providers,
-            reporter,
-            recorder,
-            participant: job.participant.map(|participant| participant.identity),
-            livekit: self.0.livekit.clone(),
-        };
-        let ended = join::run(job, context.drain.clone(), context.shutdown.clone()).await;
-        let result = match &ended.outcome {
-            Ok(reason) => {
-                info!(reason = reason.as_str(), "session ended");
-                Ok(())
-            }
-            Err(failure) => {
-                error!(error = %failure, code = failure.code(), "session failed");
-                Err(JobError::new(failure.code(), failure.to_string()))
-            }
-        };
-        context.over(result.clone()).await;
-        let _ = ended.leave().await;
-        result
+        let session = Box::pin(hold(self.runtime.clone(), job, context).in_current_span());
+        match self.threads.run(session).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(JobError::new(code::ABORTED, error.to_string())),
+            },
+        }
     }
 
     /// While the server chooses a worker and the room is joined, the providers are reached.
     fn prepare(&self) {
-        let assembly = self.0.assembly.clone();
-        tokio::spawn(async move { assembly.prewarm().await });
+        let assembly = self.runtime.assembly.clone();
+        self.threads.next().spawn(async move { assembly.prewarm().await });
     }
+}
+
+/// A session from its room's beginning to its end.
+async fn hold(runtime: AgentRuntime, job: Assignment, context: JobContext) -> Result<(), JobError> {
+    let identity = format!("agent-{}", job.job_id);
+    let NewSession { config, providers, reporter, recorder } =
+        runtime.session(&job.room, &job.room_sid, &job.room_metadata, &identity);
+    let job = RoomJob {
+        url: job.url,
+        token: job.token.expose_secret().to_owned(),
+        config,
+        providers,
+        reporter,
+        recorder,
+        participant: job.participant.map(|participant| participant.identity),
+        livekit: runtime.livekit,
+    };
+    let ended = join::run(job, context.drain.clone(), context.shutdown.clone()).await;
+    let result = match &ended.outcome {
+        Ok(reason) => {
+            info!(reason = reason.as_str(), "session ended");
+            Ok(())
+        }
+        Err(failure) => {
+            error!(error = %failure, code = failure.code(), "session failed");
+            Err(JobError::new(failure.code(), failure.to_string()))
+        }
+    };
+    context.over(result.clone()).await;
+    let _ = ended.leave().await;
+    result
 }
 
 pub async fn run(setup: Setup) -> Exit {
@@ -161,15 +177,23 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
         }
     };
     let Some(signals) = signals() else { return Exit::Usage };
+    let threads = match Threads::start() {
+        Ok(threads) => threads,
+        Err(error) => {
+            fail(&format!("the threads for sessions cannot be started: {error}"));
+            return Exit::Usage;
+        }
+    };
     // While the worker registers; no call waits for either.
     tokio::task::spawn_blocking(|| {
         if let Err(error) = memory::read_code() {
             tracing::debug!(%error, "the program's code is read as it is run");
         }
     });
-    tokio::spawn(warm_up());
+    threads.next().spawn(warm_up());
     let late = runtime.late.clone();
-    let worker = Worker::new(worker_config(&config, livekit), Arc::new(AgentJobs(runtime)));
+    let worker =
+        Worker::new(worker_config(&config, livekit), Arc::new(AgentJobs { runtime, threads }));
     let outcome = worker.run(signals).await;
     if let Some(late) = late {
         late.flush(FLUSH).await;

@@ -10,6 +10,7 @@ pub mod http;
 pub mod job;
 pub mod load;
 pub mod protocol;
+pub mod threads;
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
