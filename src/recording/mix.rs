@@ -9,8 +9,11 @@ use std::{
 };
 
 pub const RATE: u32 = 16_000;
-/// A stream whose samples come later than this has paused.
+/// A stream whose samples come later than this, 200 ms, has paused.
 const JITTER: u64 = RATE as u64 / 5;
+/// A stream goes on before its time by so much: a voice is handed over ahead of it (`LEAD_MS`), and what
+/// a network held back comes at once. 600 ms.
+const EARLY: u64 = RATE as u64 * 3 / 5;
 /// Samples are waited for this long before a frame is given out.
 const DELAY: Duration = Duration::from_millis(400);
 /// Nothing is laid further ahead than this.
@@ -24,6 +27,15 @@ pub enum Side {
     User,
     /// Right.
     Agent,
+}
+
+impl Side {
+    fn channel(self) -> usize {
+        match self {
+            Self::User => 0,
+            Self::Agent => 1,
+        }
+    }
 }
 
 /// Where a stream has got to; one for each microphone and one for the voice.
@@ -53,12 +65,10 @@ impl Timeline {
     /// Lays samples that arrived at `now`.
     pub fn lay(&mut self, side: Side, cursor: &mut Cursor, samples: &[i16], now: Instant) {
         let arrived = self.position(now).saturating_sub(samples.len() as u64);
-        let goes_on = cursor.next.filter(|next| next.abs_diff(arrived) <= JITTER);
+        let goes_on =
+            cursor.next.filter(|next| arrived <= next + JITTER && *next <= arrived + EARLY);
         let from = goes_on.unwrap_or(arrived);
-        let channel = match side {
-            Side::User => 0,
-            Side::Agent => 1,
-        };
+        let channel = side.channel();
         for (sample, at) in samples.iter().zip(from..) {
             let Some(index) = at.checked_sub(self.base) else { continue };
             if index >= AHEAD {
@@ -72,6 +82,15 @@ impl Timeline {
             *there = there.saturating_add(*sample);
         }
         cursor.next = Some(from + samples.len() as u64);
+    }
+
+    /// What was laid beyond `now` will not be heard. The stream is the only one on its side.
+    pub fn cut(&mut self, side: Side, cursor: &mut Cursor, now: Instant) {
+        let heard = self.position(now).saturating_sub(self.base) as usize;
+        for there in self.mixed.iter_mut().skip(heard) {
+            there[side.channel()] = 0;
+        }
+        cursor.next = None;
     }
 
     /// The next 20 ms, interleaved, once nothing more is awaited for it; or at once when `all`.
@@ -121,6 +140,33 @@ mod tests {
         );
         assert_eq!([left(999), left(1_000), left(1_011)], [0, 9, 0]);
         assert!(mixed.iter().all(|pair| pair[1] == 0), "the other side is silent");
+    }
+
+    #[test]
+    fn what_is_handed_over_ahead_is_laid_end_to_end_and_what_is_cleared_is_not_there() {
+        let begun = crate::clock::now();
+        let at = |ms| begun + Duration::from_millis(ms);
+        let (mut timeline, mut cursor) = (Timeline::new(begun), Cursor::default());
+        let mut frame = 0;
+        let mut hand_over = |timeline: &mut Timeline, cursor: &mut Cursor, frames, ms| {
+            for _ in 0..frames {
+                frame += 1;
+                timeline.lay(Side::Agent, cursor, &[frame; 160], at(ms));
+            }
+        };
+        // As the playout does: twenty frames, and ten whenever ten are left.
+        hand_over(&mut timeline, &mut cursor, 20, 10);
+        for ms in [110, 210, 310] {
+            hand_over(&mut timeline, &mut cursor, 10, ms);
+        }
+        timeline.cut(Side::Agent, &mut cursor, at(350));
+        hand_over(&mut timeline, &mut cursor, 1, 400);
+        let mixed = frames(&mut timeline, at(1_000));
+        for ms in 0..350 {
+            assert_eq!(mixed[ms * 16][1] as usize, ms / 10 + 1, "at {ms} ms");
+        }
+        assert!(mixed[350 * 16..390 * 16].iter().all(|pair| pair[1] == 0), "it was cleared");
+        assert_eq!(mixed[390 * 16][1], 51);
     }
 
     #[test]

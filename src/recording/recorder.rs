@@ -74,8 +74,15 @@ pub struct Tap {
 struct Piece {
     side: Side,
     stream: u32,
-    samples: Vec<i16>,
+    sound: Sound,
     at: std::time::Instant,
+}
+
+#[derive(Debug)]
+enum Sound {
+    Samples(Vec<i16>),
+    /// What was handed over and is not heard yet never will be.
+    Cleared,
 }
 
 #[derive(Debug)]
@@ -290,10 +297,13 @@ fn path_part(name: &str) -> String {
 
 impl Tap {
     fn hear(&self, samples: Vec<i16>) {
-        if samples.is_empty() {
-            return;
+        if !samples.is_empty() {
+            self.tell(Sound::Samples(samples));
         }
-        let piece = Piece { side: self.side, stream: self.stream, samples, at: clock::now() };
+    }
+
+    fn tell(&self, sound: Sound) {
+        let piece = Piece { side: self.side, stream: self.stream, sound, at: clock::now() };
         if self.pieces.try_send(piece).is_err() {
             metrics::counter!("antiphon_recording_dropped_total").increment(1);
         }
@@ -349,6 +359,7 @@ impl Voice for RecordedVoice {
 
     fn clear(&mut self) {
         self.inner.clear();
+        self.tap.tell(Sound::Cleared);
     }
 }
 
@@ -364,7 +375,12 @@ async fn write(mut writer: Writer, mut queue: mpsc::Receiver<Piece>) -> io::Resu
             piece = queue.recv() => match piece {
                 Some(piece) => {
                     let cursor = cursors.entry(piece.stream).or_default();
-                    timeline.lay(piece.side, cursor, &piece.samples, piece.at);
+                    match &piece.sound {
+                        Sound::Samples(samples) => {
+                            timeline.lay(piece.side, cursor, samples, piece.at);
+                        }
+                        Sound::Cleared => timeline.cut(piece.side, cursor, piece.at),
+                    }
                     continue;
                 }
                 None => true,
