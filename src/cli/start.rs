@@ -42,7 +42,7 @@ const OUTBOX_CAP: u64 = 512 * 1024 * 1024;
 #[derive(Debug)]
 struct AgentJobs {
     runtime: AgentRuntime,
-    threads: Threads,
+    threads: Arc<Threads>,
 }
 
 #[async_trait]
@@ -61,7 +61,7 @@ impl JobRunner for AgentJobs {
     /// While the server chooses a worker and the room is joined, the providers are reached.
     fn prepare(&self) {
         let assembly = self.runtime.assembly.clone();
-        self.threads.next().spawn(async move { assembly.prewarm().await });
+        self.threads.announce().spawn(async move { assembly.prewarm().await });
     }
 }
 
@@ -178,7 +178,7 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
     };
     let Some(signals) = signals() else { return Exit::Usage };
     let threads = match Threads::start() {
-        Ok(threads) => threads,
+        Ok(threads) => Arc::new(threads),
         Err(error) => {
             fail(&format!("the threads for sessions cannot be started: {error}"));
             return Exit::Usage;
@@ -190,16 +190,20 @@ pub async fn serve(setup: Setup, reporter: Reporter) -> Exit {
             tracing::debug!(%error, "the program's code is read as it is run");
         }
     });
-    threads.next().spawn(warm_up());
+    threads.any().spawn(warm_up());
     let late = runtime.late.clone();
-    let worker =
-        Worker::new(worker_config(&config, livekit), Arc::new(AgentJobs { runtime, threads }));
+    let worker = Worker::new(
+        worker_config(&config, livekit),
+        Arc::new(AgentJobs { runtime, threads: threads.clone() }),
+    );
     let outcome = worker.run(signals).await;
     if let Some(late) = late {
         late.flush(FLUSH).await;
     }
     drop(scribe);
     reporter.flush(FLUSH).await;
+    // What sessions have left to do goes on until here.
+    drop(threads);
     match outcome {
         Ok(()) => Exit::Done,
         Err(error) => {
