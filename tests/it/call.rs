@@ -193,6 +193,8 @@ async fn a_second_signal_ends_at_once() {
     stage.livekit.dispatch("test-agent", "busy").await;
     caller.hears(0).await;
     worker.signal("TERM");
+    // Two that come before the first is seen are one to the system.
+    poll("the drain", || async { worker.log().contains("draining").then_some(()) }).await;
     worker.signal("TERM");
     let code = within("the worker's exit", worker.exited()).await;
     assert_eq!(code, Some(130), "{}", worker.log());

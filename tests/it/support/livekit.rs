@@ -37,6 +37,16 @@ impl LiveKit {
     /// With these lines added to its configuration.
     pub async fn start_with(more: &str) -> Self {
         antiphon::net::install_crypto();
+        loop {
+            let mut server = Self::spawn(more);
+            if server.answers().await {
+                return server;
+            }
+            // Somebody took one of its ports before it did.
+        }
+    }
+
+    fn spawn(more: &str) -> Self {
         let binary = std::env::var("ANTIPHON_TEST_LIVEKIT_SERVER").expect(
             "ANTIPHON_TEST_LIVEKIT_SERVER names no livekit-server: run `cargo xtask test`, \
              which installs one",
@@ -66,14 +76,21 @@ impl LiveKit {
             .spawn()
             .expect("livekit-server starts");
         let url = format!("ws://127.0.0.1:{port}");
-        let server =
-            Self { process, url, port, udp_port: rtc_udp, log: path, _directory: directory };
-        let address = format!("http://127.0.0.1:{port}/");
+        Self { process, url, port, udp_port: rtc_udp, log: path, _directory: directory }
+    }
+
+    /// Waits until it answers, or has ended.
+    async fn answers(&mut self) -> bool {
+        let address = format!("{}/", self.http_url());
+        let process = parking_lot::Mutex::new(&mut self.process);
         poll("livekit-server answering", || async {
-            reqwest::get(&address).await.ok().filter(|answer| answer.status().is_success())
+            if process.lock().try_wait().is_ok_and(|ended| ended.is_some()) {
+                return Some(false);
+            }
+            let answer = reqwest::get(&address).await.ok();
+            answer.filter(|answer| answer.status().is_success()).map(|_| true)
         })
-        .await;
-        server
+        .await
     }
 
     pub fn http_url(&self) -> String {
