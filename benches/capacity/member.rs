@@ -137,7 +137,11 @@ impl Member {
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 if let RoomEvent::TrackSubscribed { track: RemoteTrack::Audio(track), .. } = event {
-                    let stream = NativeAudioStream::new(track.rtc_track(), 16_000, 1);
+                    let open = match side {
+                        Side::Agent => NativeAudioStream::unpaced,
+                        Side::Caller => NativeAudioStream::new,
+                    };
+                    let stream = open(track.rtc_track(), 16_000, 1);
                     tokio::spawn(listen(stream, listening.clone(), side));
                 }
             }
