@@ -73,7 +73,8 @@ impl Samples {
     }
 
     fn is_enough(&self) -> bool {
-        let patience = if self.silent > LONG_SILENCE { PATIENCE } else { 0 };
+        // A queue that is full by then is enough, whatever its capacity.
+        let patience = if self.silent > LONG_SILENCE { PATIENCE.min(self.limit / 2) } else { 0 };
         self.len() >= self.wanted.max(patience)
     }
 
