@@ -15,27 +15,35 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Pacer {
+    /// The next tick's time. Whole ticks from the first, so that sources which begin together are
+    /// woken together for ever.
     next: Instant,
-    /// By how much ticks are before their time: a tick at most.
-    ahead: Duration,
+    /// A tick is to be taken then, before its time.
+    early: Option<Instant>,
+    /// Ticks taken before their time: one at most.
+    ahead: u32,
 }
 
 impl Pacer {
-    /// The first tick is due at once.
-    pub fn new(now: Instant) -> Self {
-        Self { next: now, ahead: Duration::ZERO }
+    /// The first tick is due then.
+    pub fn new(first: Instant) -> Self {
+        Self { next: first, early: None, ahead: 0 }
     }
 
     /// When the next tick is due.
     pub fn deadline(&self) -> Instant {
-        self.next
+        self.early.unwrap_or(self.next)
     }
 
     /// The due tick is done; it was `quiet` if it sent no sound. Gives the ticks that are lost.
     pub fn ticked(&mut self, now: Instant, quiet: bool) -> u32 {
-        self.next += TICK;
+        if self.early.take().is_some() {
+            self.ahead += 1;
+        } else {
+            self.next += TICK;
+        }
         if quiet {
-            self.next += std::mem::take(&mut self.ahead);
+            self.next += TICK * std::mem::take(&mut self.ahead);
         }
         let late = now.saturating_duration_since(self.next);
         if late > CATCH_UP { self.pass(late) } else { 0 }
@@ -51,16 +59,15 @@ impl Pacer {
         self.pass(now.saturating_duration_since(self.next))
     }
 
-    /// A rest is over because there is sound, which goes out at once. Gives the ticks that went by
-    /// in it.
+    /// A rest is over because there is sound, which goes out at once; the tick after it is due when
+    /// this one had been. Gives the ticks that went by in it.
     pub fn woken(&mut self, now: Instant) -> u32 {
         let mut passed = self.rested(now);
         if self.next < now {
             self.next += TICK;
             passed = passed.saturating_add(1);
         }
-        self.ahead += self.next.saturating_duration_since(now);
-        self.next = now;
+        self.early = (self.next > now).then_some(now);
         passed
     }
 

@@ -163,7 +163,7 @@ impl Connection {
             listeners: Arc::default(),
         });
         let network = Network::new(sockets, interfaces);
-        let driven = drive(Arc::clone(&connection), network);
+        let driven = drive(Arc::clone(&connection), network, place.alarm());
         runtime.spawn(async move {
             driven.await;
             drop(place);

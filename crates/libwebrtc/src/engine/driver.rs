@@ -10,13 +10,13 @@ use rtc_audio::net::{Protocol, Transmit};
 use rtc_audio::peer::PeerState;
 use tokio::sync::watch;
 use tokio::task::yield_now;
-use tokio::time::sleep_until;
 
+use super::alarm::Alarm;
 use super::clock;
 use super::connection::{Connection, Notice, State};
 use super::gather::{Gathered, Gatherer};
 use super::interfaces::Addresses;
-use super::sink::Moments;
+use super::moments::Moments;
 use super::tcp::{TcpEvent, TcpLinks};
 use super::udp::UdpSockets;
 use crate::data_channel::DataChannel;
@@ -81,6 +81,7 @@ impl Network {
     /// Takes what came since the driver last looked.
     fn read(&mut self, state: &mut State, buffer: &mut [u8]) {
         let mut socket = 0;
+        self.sockets.begin_round();
         for _ in 0..BATCH {
             let Some((len, source, local, at)) = self.sockets.poll(&mut socket, buffer) else {
                 return;
@@ -220,7 +221,11 @@ impl Network {
 
 /// Runs a connection until it is closed. Priorities: what the application did, then the network,
 /// then time.
-pub(super) async fn drive(connection: Arc<Connection>, mut network: Network) {
+pub(super) async fn drive(
+    connection: Arc<Connection>,
+    mut network: Network,
+    alarm: &'static Alarm,
+) {
     let mut buffer = vec![0; DATAGRAM];
     let mut transmits = Vec::new();
     let mut notices = VecDeque::new();
@@ -284,7 +289,7 @@ pub(super) async fn drive(connection: Arc<Connection>, mut network: Network) {
             Ok(()) = network.interfaces.changed() => {
                 network.follow_interfaces(&mut connection.state.lock());
             }
-            () = sleep_until(deadline.into()) => {
+            () = alarm.sleep_until(deadline) => {
                 act(&connection, &mut network, &mut moments, &mut buffer);
             }
         }

@@ -5,13 +5,13 @@
 //! the work, and a call's packets, playout and pacing wait for the same moments. So the first
 //! thread is filled before the second is begun.
 
-use std::future::pending;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
 
+use super::alarm::Alarm;
 use crate::RtcError;
 
 /// Threads of all peer connections of the process together.
@@ -24,6 +24,7 @@ const FULL: usize = 64;
 #[derive(Debug)]
 struct Shard {
     handle: Handle,
+    alarm: Arc<Alarm>,
     placed: AtomicUsize,
 }
 
@@ -35,6 +36,11 @@ impl Place {
     /// The runtime of its thread.
     pub(crate) fn handle(&self) -> &'static Handle {
         &self.0.handle
+    }
+
+    /// The alarm clock of its thread.
+    pub(crate) fn alarm(&self) -> &'static Alarm {
+        &self.0.alarm
     }
 }
 
@@ -80,9 +86,14 @@ fn shards() -> Result<&'static [Shard], RtcError> {
 fn start() -> std::io::Result<Shard> {
     let runtime = Builder::new_current_thread().thread_name("rtc-engine").enable_all().build()?;
     let handle = runtime.handle().clone();
-    let run = move || runtime.block_on(pending::<()>());
+    let alarm = {
+        let _guard = handle.enter();
+        Arc::new(Alarm::new()?)
+    };
+    let rings = Arc::clone(&alarm);
+    let run = move || runtime.block_on(rings.ring());
     thread::Builder::new().name("rtc-engine".into()).spawn(run)?;
-    Ok(Shard { handle, placed: AtomicUsize::new(0) })
+    Ok(Shard { handle, alarm, placed: AtomicUsize::new(0) })
 }
 
 fn failure(error: &str) -> RtcError {

@@ -4,52 +4,20 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rtc_audio::codec::CodecError;
 use rtc_audio::jitter_buffer::Packet;
 use rtc_audio::playout::{PULL, Playout, PlayoutStats, Pulled};
 
+use super::moments::Rest;
 use crate::audio_frame::AudioFrame;
 
 /// What "unbounded" means here: 30 s of frames.
 const MOST_FRAMES: usize = 3_000;
-/// A playout that is so late (a suspended host) does not catch up frame by frame.
-const GIVE_UP_AFTER: Duration = Duration::from_millis(500);
-
-/// Pulls from one moment of an unpaced listener to the next: a packet of 20 ms.
-const STEP: u32 = 2;
-/// The same while nothing comes: the first packet after a pause waits for longer than that anyway.
-const DRY_STEP: u32 = 4;
-
-/// The moments at which all connections of the process play: those on one thread of the engine are
-/// woken once for all.
-static MOMENTS: OnceLock<Instant> = OnceLock::new();
-
-/// The first moment after `now` that is a whole number of such steps from the very first.
-fn moment_after(now: Instant, step: Duration) -> Instant {
-    let first = *MOMENTS.get_or_init(|| now);
-    let into = now.saturating_duration_since(first).as_nanos() % step.as_nanos();
-    now + step.saturating_sub(Duration::from_nanos(into as u64))
-}
-
-/// How long a listener may go without being played to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rest {
-    /// Pulls until the next, at least 1.
-    pulls: u32,
-    /// It may be so many in step with all others of the process.
-    in_step: bool,
-}
-
-impl Rest {
-    fn and(self, other: Self) -> Self {
-        Self { pulls: self.pulls.min(other.pulls), in_step: self.in_step && other.in_step }
-    }
-}
 
 /// Those of a connection who hear something, and when they are to be played to.
 #[derive(Debug, Default)]
@@ -57,50 +25,21 @@ pub(crate) struct Listeners {
     sinks: Mutex<Vec<Arc<Sink>>>,
 }
 
-/// When a connection's listeners are played to.
-#[derive(Debug, Default)]
-pub(super) struct Moments {
-    next: Option<Instant>,
-    /// Pulls since the moment before it.
-    pulls: u32,
-}
-
-impl Moments {
-    /// When the next is, once there are listeners.
-    pub(super) fn next(&mut self, listeners: &Listeners, now: Instant) -> Option<Instant> {
-        if self.next.is_none() && !listeners.sinks.lock().is_empty() {
-            (self.next, self.pulls) = (Some(moment_after(now, PULL)), 1);
-        }
-        self.next
-    }
-
-    /// Plays to the listeners if it is time.
-    pub(super) fn play(&mut self, listeners: &Listeners, now: Instant) {
-        let Some(due) = self.next.filter(|due| *due <= now) else { return };
-        let late = now > due + GIVE_UP_AFTER;
-        let rest = listeners.play(now, if late { 1 } else { self.pulls });
-        let next = |rest: Rest| match rest {
-            _ if late => moment_after(now, PULL),
-            Rest { pulls, in_step: true } => moment_after(due, PULL * pulls),
-            Rest { pulls, in_step: false } => due + PULL * pulls,
-        };
-        self.next = rest.map(next);
-        let since = self.next.map_or(PULL, |next| next - due);
-        self.pulls = if late { 1 } else { (since.as_nanos() / PULL.as_nanos()) as u32 };
-    }
-}
-
 impl Listeners {
+    pub(super) fn is_empty(&self) -> bool {
+        self.sinks.lock().is_empty()
+    }
+
     fn begin(&self, sink: Arc<Sink>) {
         self.sinks.lock().push(sink);
     }
 
     /// Plays so many pulls, the last of them due now, to each listener; gives how long they may
     /// rest, if anybody is left.
-    fn play(&self, now: Instant, pulls: u32) -> Option<Rest> {
+    pub(super) fn play(&self, now: Instant, pulls: u32) -> Option<Rest> {
         // Those who listen do so in `play`, and may come and go.
         let mut sinks = std::mem::take(&mut *self.sinks.lock());
-        let mut all = Rest { pulls: DRY_STEP, in_step: true };
+        let mut all = Rest::LONGEST;
         sinks.retain(|sink| {
             if sink.closed.load(Ordering::Acquire) {
                 return false;
@@ -116,7 +55,7 @@ impl Listeners {
         });
         let mut playing = self.sinks.lock();
         if !playing.is_empty() {
-            all.pulls = 1;
+            all = all.cut_short();
         }
         sinks.append(&mut playing);
         *playing = sinks;
@@ -182,6 +121,7 @@ pub(crate) struct Sink {
     channels: u32,
     capacity: usize,
     unpaced: bool,
+    takes_time: AtomicBool,
 }
 
 struct Player {
@@ -243,6 +183,7 @@ impl Sink {
             channels,
             capacity: queue.unwrap_or(MOST_FRAMES).clamp(1, MOST_FRAMES),
             unpaced,
+            takes_time: AtomicBool::new(false),
         });
         track.sinks.lock().push(Arc::downgrade(&sink));
         // Ended between the two lines above: nobody else would say so.
@@ -267,6 +208,11 @@ impl Sink {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Whether frames may come later, and more of them at once.
+    pub(crate) fn take_time(&self, takes_time: bool) {
+        self.takes_time.store(takes_time, Ordering::Relaxed);
     }
 
     /// Frames dropped because the listener was too slow.
@@ -300,17 +246,18 @@ impl Sink {
         while given < self.capacity && self.give(playout.pull_ahead(now, scratch), scratch) {
             given += 1;
         }
-        let rest = match (self.unpaced, playout.is_dry()) {
-            (false, _) => Rest { pulls: 1 + playout.pulls_ahead(), in_step: false },
-            (true, false) => Rest { pulls: STEP, in_step: true },
-            (true, true) => Rest { pulls: DRY_STEP, in_step: true },
-        };
+        let (dry, ahead) = (playout.is_dry(), playout.pulls_ahead());
         drop(player);
         let waker = if given > 0 { self.output.lock().waker.take() } else { None };
         if let Some(waker) = waker {
             waker.wake();
         }
-        rest
+        // Who listened just now may have said how it goes on.
+        if self.unpaced {
+            Rest::unpaced(dry, self.takes_time.load(Ordering::Relaxed))
+        } else {
+            Rest::paced(ahead)
+        }
     }
 
     /// Queues a frame if that was pulled; gives whether it was.
@@ -338,7 +285,10 @@ impl Sink {
 mod tests {
     use rtc_audio::jitter_buffer::Origin;
 
+    use std::time::Duration;
+
     use super::super::clock;
+    use super::super::moments::{Moments, moment_after};
     use super::*;
 
     fn ms(ms: u64) -> Duration {
@@ -360,13 +310,7 @@ mod tests {
             let playing = Arc::new(Listeners::default());
             let track = Arc::new(RemoteAudio::new(Arc::clone(&playing)));
             let (moments, played) = (Moments::default(), Vec::new());
-            Self {
-                start: moment_after(clock::now(), PULL * DRY_STEP),
-                playing,
-                track,
-                moments,
-                played,
-            }
+            Self { start: moment_after(clock::now(), PULL * 12), playing, track, moments, played }
         }
 
         fn listen(&self, sample_rate: u32, channels: u32, queue: Option<usize>) -> Arc<Sink> {
@@ -481,6 +425,23 @@ mod tests {
             assert!(rests.iter().all(|at| at % 40 == 0), "{rests:?}");
             assert_eq!(sink.dropped(), 0);
         }
+    }
+
+    #[test]
+    fn a_listener_that_takes_its_time_has_three_packets_at_once() {
+        let mut stage = Stage::new();
+        let sink = stage.listen_unpaced();
+        let mut heard = Vec::new();
+        for sequence in 0..50 {
+            sink.take_time((10..30).contains(&sequence));
+            stage.deliver(sequence);
+            stage.run(sequence * 20, sequence * 20 + 20);
+            heard.push(frames(&sink).len());
+        }
+        let three = |three: &[usize]| three.iter().sum::<usize>() == 6 && three.contains(&6);
+        assert!(heard[13..28].chunks(3).all(three), "{heard:?}");
+        assert!(heard[31..].iter().all(|frames| *frames == 2), "{heard:?}");
+        assert_eq!(sink.dropped(), 0);
     }
 
     #[test]

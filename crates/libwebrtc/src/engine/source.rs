@@ -11,10 +11,11 @@ use rtc_audio::pacer::Pacer;
 use rtc_audio::send_queue::{EncodedFrame, SendQueue, TICK};
 use rtc_audio::transceiver::TransceiverId;
 use tokio::sync::Notify;
-use tokio::time::sleep_until;
 
+use super::alarm::Alarm;
 use super::clock;
 use super::connection::Connection;
+use super::moments::moment_after;
 use crate::audio_frame::AudioFrame;
 use crate::{RtcError, RtcErrorType};
 
@@ -147,7 +148,8 @@ impl Source {
         if limit > 0 && source.fault.is_none() {
             match super::place() {
                 Ok(place) => {
-                    let paced = pace(Arc::downgrade(&source), Arc::clone(&source.data));
+                    let paced =
+                        pace(Arc::downgrade(&source), Arc::clone(&source.data), place.alarm());
                     place.handle().spawn(async move {
                         paced.await;
                         drop(place);
@@ -322,8 +324,8 @@ fn encode_error(error: &CodecError) -> RtcError {
 
 /// Ticks every 20 ms while the source lives. In silence it rests from one packet to the next; out
 /// of rest the first frame goes at once.
-async fn pace(source: Weak<Source>, data: Arc<Notify>) {
-    let mut pacer = Pacer::new(clock::now());
+async fn pace(source: Weak<Source>, data: Arc<Notify>, alarm: &'static Alarm) {
+    let mut pacer = Pacer::new(moment_after(clock::now(), TICK));
     loop {
         let rest = {
             let Some(source) = source.upgrade() else { return };
@@ -336,13 +338,13 @@ async fn pace(source: Weak<Source>, data: Arc<Notify>) {
             rest
         };
         if rest == 0 {
-            sleep_until(pacer.deadline().into()).await;
+            alarm.sleep_until(pacer.deadline()).await;
             continue;
         }
         let until = pacer.rest_until(rest);
         let passed = loop {
             tokio::select! {
-                () = sleep_until(until.into()) => break pacer.rested(clock::now()),
+                () = alarm.sleep_until(until) => break pacer.rested(clock::now()),
                 () = data.notified() => {
                     let Some(source) = source.upgrade() else { return };
                     if source.has_frame() {

@@ -18,6 +18,10 @@ use tokio::net::UdpSocket;
 use super::stamps::{self, Stamps};
 use crate::testing;
 
+/// A polled socket that was found empty so many times is read in every such round only: of several
+/// addresses one is in use.
+const SELDOM: u32 = 8;
+
 /// One socket, in either way of reading it.
 #[derive(Debug)]
 enum Socket {
@@ -87,6 +91,9 @@ pub(crate) struct UdpSockets {
     first: usize,
     watched: bool,
     stamps: Stamps,
+    /// How often each socket was found empty since it had something.
+    empty: Vec<u32>,
+    round: u32,
 }
 
 /// The same sockets, to send from.
@@ -111,7 +118,14 @@ impl UdpSockets {
     /// Binds a port on each of these addresses. Call it within the engine's runtime.
     pub(crate) fn bind(ips: &[IpAddr]) -> io::Result<Self> {
         let sockets = Vec::with_capacity(ips.len());
-        let mut sockets = Self { sockets, first: 0, watched: true, stamps: Stamps::default() };
+        let mut sockets = Self {
+            sockets,
+            first: 0,
+            watched: true,
+            stamps: Stamps::default(),
+            empty: Vec::new(),
+            round: 0,
+        };
         let mut failure = None;
         for ip in ips {
             if let Err(error) = sockets.add(*ip) {
@@ -145,6 +159,7 @@ impl UdpSockets {
         let all: Vec<SocketAddr> = self.addresses().collect();
         self.sockets.retain(|(address, _)| ips.contains(&address.ip()));
         self.first = 0;
+        self.empty.clear();
         all.into_iter().filter(|address| !ips.contains(&address.ip())).collect()
     }
 
@@ -199,10 +214,25 @@ impl UdpSockets {
         .await
     }
 
+    /// Begins another round of [`Self::poll`].
+    pub(super) fn begin_round(&mut self) {
+        self.round = self.round.wrapping_add(1);
+        self.empty.resize(self.sockets.len(), 0);
+    }
+
+    fn is_idle(&self, at: usize) -> bool {
+        let empty = self.empty.get(at).copied().unwrap_or_default();
+        !self.watched && empty >= SELDOM && !self.round.is_multiple_of(SELDOM)
+    }
+
     /// Takes a datagram that is there already, never waiting: from the socket at `*at` on, which it
     /// moves on past those that have none.
     pub(super) fn poll(&mut self, at: &mut usize, buffer: &mut [u8]) -> Option<Received> {
         while let Some((local, socket)) = self.sockets.get(*at) {
+            if self.is_idle(*at) {
+                *at += 1;
+                continue;
+            }
             let received = match &**socket {
                 Socket::Watched(socket) => {
                     let received = socket.try_recv_from(buffer).ok();
@@ -210,6 +240,9 @@ impl UdpSockets {
                 }
                 Socket::Polled(socket) => self.stamps.receive(socket, buffer),
             };
+            if let Some(empty) = self.empty.get_mut(*at) {
+                *empty = if received.is_some() { 0 } else { empty.saturating_add(1) };
+            }
             match received {
                 Some((_, source, _)) if testing::udp_is_blocked(source) => {}
                 Some((len, source, came)) => return Some((len, source, *local, came)),
@@ -306,5 +339,32 @@ mod tests {
         }
         assert_eq!(sockets.addresses().collect::<Vec<_>>(), addresses);
         assert_eq!(shared.0.len(), addresses.len());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_out_of_use_is_polled_seldom_and_one_in_use_always() {
+        if !stamps::AVAILABLE {
+            return;
+        }
+        let mut sockets = UdpSockets::bind(&[ip(6), ip(7)]).unwrap();
+        let mut shared = sockets.shared();
+        sockets.watch(false, &mut shared);
+        let addresses: Vec<SocketAddr> = sockets.addresses().collect();
+        let from = std::net::UdpSocket::bind((ip(6), 0)).unwrap();
+        let round = |sockets: &mut UdpSockets| {
+            sockets.begin_round();
+            let mut at = 0;
+            let poll = || sockets.poll(&mut at, &mut [0; 10]).map(|(_, _, local, _)| local);
+            std::iter::from_fn(poll).collect::<Vec<_>>()
+        };
+        for _ in 0..2 * SELDOM {
+            from.send_to(b"x", addresses[0]).unwrap();
+            assert_eq!(round(&mut sockets), [addresses[0]]);
+        }
+        from.send_to(b"x", addresses[1]).unwrap();
+        let rounds = (1..=SELDOM).find(|_| round(&mut sockets) == [addresses[1]]).unwrap();
+        assert!(rounds > 1, "{rounds}");
+        from.send_to(b"x", addresses[1]).unwrap();
+        assert_eq!(round(&mut sockets), [addresses[1]], "it is in use again");
     }
 }

@@ -60,6 +60,22 @@ fn sound_after_a_rest_goes_out_at_once() {
     assert_eq!(pacer.deadline(), start + ms(215));
 }
 
+#[test]
+fn ticks_stay_on_the_grid_after_sound_that_went_out_at_once() {
+    let start = base();
+    let mut pacer = Pacer::new(start);
+    pacer.ticked(start, true);
+    pacer.woken(start + ms(215));
+    pacer.ticked(start + ms(215), false);
+    for at in [220, 240, 260] {
+        assert_eq!(pacer.deadline(), start + ms(at), "no gap longer than a tick");
+        pacer.ticked(start + ms(at), false);
+    }
+    let now = pacer.deadline();
+    assert_eq!(pacer.ticked(now, true), 0);
+    assert_eq!(pacer.deadline(), now + TICK * 2, "paid back in silence");
+}
+
 proptest! {
     /// RTP time, which is what ticks count, never leaves the clock by more than a tick.
     #[test]
