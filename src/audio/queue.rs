@@ -1,7 +1,8 @@
 //! A bounded queue of mono s16 samples between the audio path and a slower reader.
 //!
 //! The writer never waits: when the queue is full the oldest samples go, and are counted. The reader is
-//! woken when all it waits for is there; in a long silence, which nobody waits for, less often.
+//! woken when all it waits for is there; less often in a long silence, which nobody waits for, and while
+//! the writer says that nothing hangs on it.
 
 use std::sync::{
     Arc,
@@ -41,6 +42,8 @@ struct Samples {
     wanted: usize,
     /// How many came since the last that were sound.
     silent: usize,
+    /// How many the writer lets the reader wait for.
+    patience: usize,
     /// Twice the queue's capacity, so that at the end there is always as much gone as is moved: a
     /// sample is moved once at the most, whatever the queue's length.
     limit: usize,
@@ -49,7 +52,14 @@ struct Samples {
 impl Samples {
     fn with_capacity(capacity: usize) -> Self {
         let limit = 2 * capacity;
-        Self { buffer: Vec::with_capacity(limit.min(STEP)), gone: 0, wanted: 1, silent: 0, limit }
+        Self {
+            buffer: Vec::with_capacity(limit.min(STEP)),
+            gone: 0,
+            wanted: 1,
+            silent: 0,
+            patience: 0,
+            limit,
+        }
     }
 
     fn len(&self) -> usize {
@@ -73,9 +83,9 @@ impl Samples {
     }
 
     fn is_enough(&self) -> bool {
+        let patience = if self.silent > LONG_SILENCE { PATIENCE } else { self.patience };
         // A queue that is full by then is enough, whatever its capacity.
-        let patience = if self.silent > LONG_SILENCE { PATIENCE.min(self.limit / 2) } else { 0 };
-        self.len() >= self.wanted.max(patience)
+        self.len() >= self.wanted.max(patience.min(self.limit / 2))
     }
 
     fn waiting(&self) -> &[i16] {
@@ -86,7 +96,8 @@ impl Samples {
         self.gone += count.min(self.len());
         // What an outage took is given back.
         if self.len() == 0 && self.buffer.capacity() > 4 * STEP {
-            *self = Self { silent: self.silent, ..Self::with_capacity(self.limit / 2) };
+            let Self { silent, patience, limit, .. } = *self;
+            *self = Self { silent, patience, ..Self::with_capacity(limit / 2) };
         }
     }
 }
@@ -130,6 +141,19 @@ impl AudioSender {
         }
         if is_enough {
             shared.wake.notify_one();
+        }
+    }
+
+    /// From now on the reader is not woken for less than so many samples, whatever it waits for; for
+    /// what waits already at once, if that is enough now.
+    pub fn set_patience(&self, samples: usize) {
+        let is_enough = {
+            let mut queue = self.0.samples.lock();
+            queue.patience = samples;
+            queue.is_enough()
+        };
+        if is_enough {
+            self.0.wake.notify_one();
         }
     }
 
@@ -317,6 +341,36 @@ mod tests {
         }
         assert_eq!(hear(300), CHUNK, "sound comes at once, with the silence before it");
         assert_eq!((0..100).map(|_| hear(300)).filter(|taken| *taken > 0).count(), 20);
+    }
+
+    #[test]
+    fn a_reader_waits_for_as_long_as_the_writer_lets_it() {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let (sender, receiver) = audio_queue(150);
+        let mut got = Vec::new();
+        let mut read = pin!(receiver.read(&mut got, 50));
+        assert!(read.as_mut().poll(&mut context).is_pending());
+        sender.set_patience(100);
+        sender.push(&[70; 90]);
+        assert_eq!(woken.count(), 0);
+        sender.push(&[70; 10]);
+        assert_eq!(woken.count(), 1);
+        assert_eq!(read.as_mut().poll(&mut context), Poll::Ready(50));
+        let mut got = Vec::new();
+        let mut read = pin!(receiver.read(&mut got, 60));
+        assert!(read.as_mut().poll(&mut context).is_pending());
+        sender.push(&[70; 20]);
+        sender.set_patience(0);
+        assert_eq!(woken.count(), 2, "in a hurry it has what there is at once");
+        assert_eq!(read.as_mut().poll(&mut context), Poll::Ready(60));
+        sender.set_patience(1_000);
+        let mut got = Vec::new();
+        let mut read = pin!(receiver.read(&mut got, 60));
+        assert!(read.as_mut().poll(&mut context).is_pending());
+        sender.push(&[70; 140]);
+        assert_eq!(woken.count(), 3, "a full queue is enough");
     }
 
     #[tokio::test]

@@ -325,6 +325,10 @@ impl Microphone for RecordedMicrophone {
         more
     }
 
+    fn take_time(&mut self, takes_time: bool) {
+        self.inner.take_time(takes_time);
+    }
+
     fn may_be_heard_in_place(&self) -> bool {
         self.inner.may_be_heard_in_place()
     }

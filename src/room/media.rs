@@ -45,6 +45,10 @@ impl Microphone for TrackMicrophone {
         }
     }
 
+    fn take_time(&mut self, takes_time: bool) {
+        self.0.take_time(takes_time);
+    }
+
     fn may_be_heard_in_place(&self) -> bool {
         true
     }

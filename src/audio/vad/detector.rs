@@ -54,6 +54,11 @@ impl Detector {
         matches!(self.state, State::Speech { .. })
     }
 
+    /// Whether speech is going on and nothing says yet that it ends.
+    pub fn goes_on(&self) -> bool {
+        matches!(self.state, State::Speech { run: 0 })
+    }
+
     /// Takes the probability (0..1) of the next `samples` samples at 16 kHz.
     pub fn push(&mut self, probability: f32, samples: u32) -> Option<VadEvent> {
         let Thresholds { enter, exit, min_speech, min_silence, lag } = self.thresholds;
@@ -130,6 +135,23 @@ mod tests {
         let mut detector = detector();
         assert_eq!(run(&mut detector, 0.9, 50), [(6, STARTED)]);
         assert_eq!(run(&mut detector, 0.1, 50), [(10, ENDED)]);
+    }
+
+    #[test]
+    fn speech_goes_on_from_its_start_until_the_first_frame_of_silence() {
+        let mut detector = detector();
+        let mut goes_on = |probability: f32, count: u32| {
+            (0..count)
+                .map(|_| {
+                    detector.push(probability, FRAME);
+                    detector.goes_on()
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(goes_on(0.9, 7), [false, false, false, false, false, true, true]);
+        assert_eq!(goes_on(0.1, 1), [false]);
+        assert_eq!(goes_on(0.9, 1), [true]);
+        assert!(goes_on(0.1, 20).iter().all(|goes_on| !goes_on));
     }
 
     #[test]

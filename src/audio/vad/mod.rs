@@ -163,6 +163,12 @@ impl VoiceDetector {
         self.detector.is_speech()
     }
 
+    /// Whether speech is going on and nothing says yet that it ends: the middle of speech, in which
+    /// nothing is decided.
+    pub fn goes_on(&self) -> bool {
+        self.detector.goes_on()
+    }
+
     /// Audio that has been judged, in ms.
     pub fn stream_ms(&self) -> u64 {
         self.samples * 1000 / u64::from(SAMPLE_RATE)
