@@ -15,6 +15,9 @@ const TRAILING_SILENCE: u32 = 15;
 /// Then one packet in this many ticks (400 ms), as Opus' own DTX does (RFC 7587 §3.1.3). A server
 /// shows a track only once packets of it have come.
 const IDLE_EVERY: u32 = 20;
+/// A writer that has written nothing for longer than so many ticks is at its end, or has none to give:
+/// nothing of its is waited for.
+const WRITES_EVERY: u32 = 2;
 /// What ends in the middle of a sound fades out this long, and what begins there fades in.
 const FADE_MS: u32 = 10;
 /// Samples up to this are silence: 72 dB below full scale. Opus' own DTX, which leaves out all that
@@ -54,7 +57,7 @@ impl SendQueue {
 
     /// Appends interleaved samples.
     pub fn push(&mut self, samples: &[i16]) {
-        self.framer.queue.extend(samples);
+        self.framer.push(samples);
     }
 
     /// Drops what waits but for 10 ms at most in which the sound fades; gives the interleaved
@@ -160,6 +163,10 @@ struct Framer {
     sounding: bool,
     /// The rest of a sound was waited for once already.
     held_back: bool,
+    /// Ticks so waited for, to be left out of the next silence.
+    owed: u32,
+    /// Ticks since samples came.
+    since_push: u32,
     /// What is queued is all of it: nothing to wait for.
     ended: bool,
     silent: bool,
@@ -182,12 +189,19 @@ impl Framer {
             idle_ticks: 0,
             sounding: false,
             held_back: false,
+            owed: 0,
+            since_push: 0,
             ended: false,
             silent: false,
             was_silent: false,
             sparse: true,
             pause: false,
         }
+    }
+
+    fn push(&mut self, samples: &[i16]) {
+        self.queue.extend(samples);
+        self.since_push = 0;
     }
 
     fn clear(&mut self) -> usize {
@@ -215,9 +229,12 @@ impl Framer {
     fn tick(&mut self) -> Option<Framed> {
         let whole = self.queue.len() >= self.frame.len();
         let more = self.sounding || !self.queue.is_empty();
-        if !whole && more && !self.ended && !self.held_back {
+        self.since_push = self.since_push.saturating_add(1);
+        let writes = self.since_push <= WRITES_EVERY;
+        if !whole && more && writes && !self.ended && !self.held_back {
             // The rest may be on its way: one tick late is better than a hole in the sound.
             self.held_back = true;
+            self.owed += 1;
             return None;
         }
         self.take()
@@ -226,12 +243,17 @@ impl Framer {
     /// Cuts the next frame, silence where there are no samples; gives it unless it is left out.
     fn take(&mut self) -> Option<Framed> {
         let samples = self.fill();
-        let timestamp = self.timestamp;
-        self.timestamp = timestamp.wrapping_add(FRAME_RTP);
         // What was cleared is over: there is nothing more to wait for.
         self.held_back = self.ended && self.queue.is_empty();
         self.ended &= !self.held_back;
         self.sounding = self.frame.iter().any(|sample| sample.unsigned_abs() > FAINT);
+        if !self.sounding {
+            // RTP time stays with the clock, or each answer would seem later than the one before.
+            let owed = FRAME_RTP.wrapping_mul(std::mem::take(&mut self.owed));
+            self.timestamp = self.timestamp.wrapping_add(owed);
+        }
+        let timestamp = self.timestamp;
+        self.timestamp = timestamp.wrapping_add(FRAME_RTP);
         if self.sounding {
             self.idle_ticks = 0;
             let marker = std::mem::take(&mut self.pause);
@@ -335,6 +357,29 @@ mod tests {
         queue.push(&[1_000; FRAME]);
         let frame = queue.tick().unwrap().unwrap();
         assert_eq!((frame.timestamp, frame.samples), (960, FRAME));
+    }
+
+    #[test]
+    fn nothing_is_waited_for_at_the_end_of_what_was_written_well_ahead() {
+        let mut queue = queue();
+        queue.push(&[1_000; FRAME * 5 + 240]);
+        let sent: Vec<_> = (0..9).map(|_| queue.tick().unwrap().map(|f| f.samples)).collect();
+        let full = Some(FRAME);
+        assert_eq!(sent[..6], [full, full, full, full, full, Some(240)], "no hole before its end");
+        assert_eq!(sent[6..], [Some(0); 3]);
+    }
+
+    #[test]
+    fn a_tick_that_was_waited_is_left_out_of_the_next_silence() {
+        let mut queue = queue();
+        for round in 0..10 {
+            queue.push(&[1_000; 240]);
+            assert_eq!(queue.tick().unwrap(), None, "the rest may come");
+            let partial = queue.tick().unwrap().unwrap();
+            assert_eq!(partial.timestamp, round * 3 * FRAME_RTP);
+            let silent = queue.tick().unwrap().unwrap();
+            assert_eq!(silent.timestamp, (round * 3 + 2) * FRAME_RTP, "with the clock again");
+        }
     }
 
     #[test]
@@ -472,7 +517,7 @@ mod tests {
             let late = u64::from(tick.wrapping_mul(2_654_435_761) >> 16) % 10;
             let now = pacer.deadline() + Duration::from_millis(late);
             while capture <= now && framer.queue.len() + 10 <= 100 {
-                framer.queue.extend((pushed..pushed + 10).map(sample));
+                framer.push(&(pushed..pushed + 10).map(sample).collect::<Vec<_>>());
                 pushed += 10;
                 capture += ten_ms;
             }
