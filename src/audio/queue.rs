@@ -29,7 +29,7 @@ const STEP: usize = 4_000;
 /// After a silence of so many samples, 2 s at 16 kHz, no end of speech is waited for any more ...
 const LONG_SILENCE: usize = 32_000;
 /// ... and the reader is woken for so many of them: 200 ms. Sound wakes it as ever.
-const PATIENCE: usize = 3_200;
+const SILENT_WATERMARK: usize = 3_200;
 
 /// What waits, at the low end of its memory: a ring would go round through all of it and keep in
 /// use what only a stuck reader needs, a megabyte for 30 s at 16 kHz.
@@ -42,8 +42,8 @@ struct Samples {
     wanted: usize,
     /// How many came since the last that were sound.
     silent: usize,
-    /// How many the writer lets the reader wait for.
-    patience: usize,
+    /// For less the reader is not woken, whatever it waits for.
+    low_watermark: usize,
     /// Twice the queue's capacity, so that at the end there is always as much gone as is moved: a
     /// sample is moved once at the most, whatever the queue's length.
     limit: usize,
@@ -57,7 +57,7 @@ impl Samples {
             gone: 0,
             wanted: 1,
             silent: 0,
-            patience: 0,
+            low_watermark: 0,
             limit,
         }
     }
@@ -83,9 +83,9 @@ impl Samples {
     }
 
     fn is_enough(&self) -> bool {
-        let patience = if self.silent > LONG_SILENCE { PATIENCE } else { self.patience };
+        let least = if self.silent > LONG_SILENCE { SILENT_WATERMARK } else { self.low_watermark };
         // A queue that is full by then is enough, whatever its capacity.
-        self.len() >= self.wanted.max(patience.min(self.limit / 2))
+        self.len() >= self.wanted.max(least.min(self.limit / 2))
     }
 
     fn waiting(&self) -> &[i16] {
@@ -96,8 +96,8 @@ impl Samples {
         self.gone += count.min(self.len());
         // What an outage took is given back.
         if self.len() == 0 && self.buffer.capacity() > 4 * STEP {
-            let Self { silent, patience, limit, .. } = *self;
-            *self = Self { silent, patience, ..Self::with_capacity(limit / 2) };
+            let Self { silent, low_watermark, limit, .. } = *self;
+            *self = Self { silent, low_watermark, ..Self::with_capacity(limit / 2) };
         }
     }
 }
@@ -146,10 +146,10 @@ impl AudioSender {
 
     /// From now on the reader is not woken for less than so many samples, whatever it waits for; for
     /// what waits already at once, if that is enough now.
-    pub fn set_patience(&self, samples: usize) {
+    pub fn set_low_watermark(&self, samples: usize) {
         let is_enough = {
             let mut queue = self.0.samples.lock();
-            queue.patience = samples;
+            queue.low_watermark = samples;
             queue.is_enough()
         };
         if is_enough {
@@ -352,7 +352,7 @@ mod tests {
         let mut got = Vec::new();
         let mut read = pin!(receiver.read(&mut got, 50));
         assert!(read.as_mut().poll(&mut context).is_pending());
-        sender.set_patience(100);
+        sender.set_low_watermark(100);
         sender.push(&[70; 90]);
         assert_eq!(woken.count(), 0);
         sender.push(&[70; 10]);
@@ -362,10 +362,10 @@ mod tests {
         let mut read = pin!(receiver.read(&mut got, 60));
         assert!(read.as_mut().poll(&mut context).is_pending());
         sender.push(&[70; 20]);
-        sender.set_patience(0);
+        sender.set_low_watermark(0);
         assert_eq!(woken.count(), 2, "in a hurry it has what there is at once");
         assert_eq!(read.as_mut().poll(&mut context), Poll::Ready(60));
-        sender.set_patience(1_000);
+        sender.set_low_watermark(1_000);
         let mut got = Vec::new();
         let mut read = pin!(receiver.read(&mut got, 60));
         assert!(read.as_mut().poll(&mut context).is_pending());

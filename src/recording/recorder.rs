@@ -325,8 +325,8 @@ impl Microphone for RecordedMicrophone {
         more
     }
 
-    fn take_time(&mut self, takes_time: bool) {
-        self.inner.take_time(takes_time);
+    fn set_batching(&mut self, batching: bool) {
+        self.inner.set_batching(batching);
     }
 
     fn may_be_heard_in_place(&self) -> bool {

@@ -26,7 +26,7 @@ const STT_QUEUE: usize = 30 * 16_000;
 
 /// In the middle of speech STT is woken for no fewer samples than these, 100 ms: more at a time is less
 /// work, and no answer begins before speech ends.
-const MIDDLE: usize = 1_600;
+const MID_SPEECH_BATCH: usize = 1_600;
 
 /// What a hearing task tells the driver.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -111,7 +111,7 @@ pub fn hear(
     let listen = async move {
         let mut samples = Vec::with_capacity(1_600);
         let mut first = true;
-        let mut middle = false;
+        let mut mid_speech = false;
         // What the turn model is to hear: nothing, where there is none.
         let mut past = Vec::with_capacity(turn_model.as_ref().map_or(0, |_| 2 * WINDOW));
         while microphone.read(&mut samples).await {
@@ -127,10 +127,10 @@ pub fn hear(
                     debug!("a voice activity event was dropped");
                 }
             });
-            if middle != detector.goes_on() {
-                middle = !middle;
-                sender.set_patience(if middle { MIDDLE } else { 0 });
-                microphone.take_time(middle);
+            if mid_speech != detector.is_mid_speech() {
+                mid_speech = !mid_speech;
+                sender.set_low_watermark(if mid_speech { MID_SPEECH_BATCH } else { 0 });
+                microphone.set_batching(mid_speech);
             }
             if let Some(model) = &turn_model
                 && asked.swap(false, Ordering::Relaxed)
@@ -157,17 +157,17 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::audio::wav;
+    use crate::{audio::wav, replay::simulated::Expected};
 
     /// A frame of 10 ms.
     const FRAME: usize = 160;
 
-    /// Plays samples at once; notes for each frame whether it might have come later.
+    /// Plays samples at once; notes for each frame whether it was to come in a batch.
     #[derive(Debug)]
     struct Speaker {
         samples: Vec<i16>,
         at: usize,
-        takes_time: bool,
+        batching: bool,
         noted: Arc<Mutex<Vec<bool>>>,
     }
 
@@ -177,12 +177,12 @@ mod tests {
             let Some(frame) = self.samples.get(self.at..self.at + FRAME) else { return false };
             into.extend_from_slice(frame);
             self.at += FRAME;
-            self.noted.lock().push(self.takes_time);
+            self.noted.lock().push(self.batching);
             true
         }
 
-        fn take_time(&mut self, takes_time: bool) {
-            self.takes_time = takes_time;
+        fn set_batching(&mut self, batching: bool) {
+            self.batching = batching;
         }
 
         fn may_be_heard_in_place(&self) -> bool {
@@ -191,32 +191,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_is_time_in_the_middle_of_speech_and_nowhere_else() {
+    async fn samples_come_in_batches_in_the_middle_of_speech_and_nowhere_else() {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/audio/two-turns");
         let samples = wav::read(&fixture.with_extension("wav")).unwrap().samples;
         let json = std::fs::read_to_string(fixture.with_extension("expected.json")).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let said: Expected = serde_json::from_str(&json).unwrap();
         let noted = Arc::<Mutex<Vec<bool>>>::default();
-        let speaker = Speaker { samples, at: 0, takes_time: false, noted: noted.clone() };
+        let speaker = Speaker { samples, at: 0, batching: false, noted: noted.clone() };
         let (events, _told) = mpsc::channel(1_000);
         let speaker_id = SpeakerId(0);
         let hearing =
             hear(speaker_id, Box::new(speaker), VadConfig::default(), None, events).unwrap();
         drop(hearing);
         let noted = noted.lock();
-        let frames =
-            |from: i64, to: i64| &noted[from as usize / 10..(to as usize / 10).min(noted.len())];
+        let frames = |from_ms: u64, to_ms: u64| {
+            let frame = |ms: u64| (ms as usize / 10).min(noted.len());
+            &noted[frame(from_ms)..frame(to_ms)]
+        };
         let mut silent_since = 0;
-        for utterance in json["utterances"].as_array().unwrap() {
-            let ms = |key: &str| utterance[key].as_i64().unwrap();
-            let (start, end) = (ms("startMs"), ms("endMs"));
+        for utterance in said.utterances {
+            let (start, end) = (utterance.start_ms, utterance.end_ms);
             assert!(!frames(silent_since, start).contains(&true), "before {start}");
             let middle = frames(start, end);
-            let share = middle.iter().filter(|there_is| **there_is).count() * 100 / middle.len();
+            let share = middle.iter().filter(|batched| **batched).count() * 100 / middle.len();
             assert!(share >= 60, "{share} % of the utterance at {start}");
             // So long may the detector take to see its end.
             silent_since = end + 150;
         }
-        assert!(!frames(silent_since, noted.len() as i64 * 10).contains(&true), "at the end");
+        assert!(!frames(silent_since, u64::MAX).contains(&true), "at the end");
     }
 }

@@ -45,8 +45,8 @@ impl Microphone for TrackMicrophone {
         }
     }
 
-    fn take_time(&mut self, takes_time: bool) {
-        self.0.take_time(takes_time);
+    fn set_batching(&mut self, batching: bool) {
+        self.0.set_batching(batching);
     }
 
     fn may_be_heard_in_place(&self) -> bool {

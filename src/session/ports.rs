@@ -19,7 +19,7 @@ pub trait Microphone: Send + Debug {
     async fn read(&mut self, into: &mut Vec<i16>) -> bool;
     /// In the middle of speech, when nothing is decided, samples may come a little later and more of
     /// them at a time.
-    fn take_time(&mut self, _takes_time: bool) {}
+    fn set_batching(&mut self, _batching: bool) {}
     /// Whether whoever listens may do so on the thread that the samples come from.
     fn may_be_heard_in_place(&self) -> bool {
         false

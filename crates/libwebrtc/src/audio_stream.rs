@@ -68,11 +68,11 @@ pub mod native {
             Self::attach(audio_track, sample_rate, num_channels, None, true)
         }
 
-        /// Of [`Self::unpaced`]: while it takes its time, frames come every 60 ms, six at once, instead
-        /// of every 20 ms, for a third of the wake-ups. For a listener that waits for nothing just then.
-        pub fn take_time(&self, takes_time: bool) {
+        /// Of [`Self::unpaced`]: in batches, frames come every 60 ms, six at once, instead of every
+        /// 20 ms, for a third of the wake-ups. For a listener that waits for nothing just then.
+        pub fn set_batching(&self, batching: bool) {
             if let Some(sink) = &self.sink {
-                sink.take_time(takes_time);
+                sink.set_batching(batching);
             }
         }
 

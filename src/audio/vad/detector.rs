@@ -55,7 +55,7 @@ impl Detector {
     }
 
     /// Whether speech is going on and nothing says yet that it ends.
-    pub fn goes_on(&self) -> bool {
+    pub fn is_mid_speech(&self) -> bool {
         matches!(self.state, State::Speech { run: 0 })
     }
 
@@ -138,20 +138,20 @@ mod tests {
     }
 
     #[test]
-    fn speech_goes_on_from_its_start_until_the_first_frame_of_silence() {
+    fn mid_speech_is_from_its_start_until_the_first_frame_of_silence() {
         let mut detector = detector();
-        let mut goes_on = |probability: f32, count: u32| {
+        let mut mid_speech = |probability: f32, count: u32| {
             (0..count)
                 .map(|_| {
                     detector.push(probability, FRAME);
-                    detector.goes_on()
+                    detector.is_mid_speech()
                 })
                 .collect::<Vec<_>>()
         };
-        assert_eq!(goes_on(0.9, 7), [false, false, false, false, false, true, true]);
-        assert_eq!(goes_on(0.1, 1), [false]);
-        assert_eq!(goes_on(0.9, 1), [true]);
-        assert!(goes_on(0.1, 20).iter().all(|goes_on| !goes_on));
+        assert_eq!(mid_speech(0.9, 7), [false, false, false, false, false, true, true]);
+        assert_eq!(mid_speech(0.1, 1), [false]);
+        assert_eq!(mid_speech(0.9, 1), [true]);
+        assert!(!mid_speech(0.1, 20).contains(&true));
     }
 
     #[test]

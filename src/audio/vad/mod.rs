@@ -165,8 +165,8 @@ impl VoiceDetector {
 
     /// Whether speech is going on and nothing says yet that it ends: the middle of speech, in which
     /// nothing is decided.
-    pub fn goes_on(&self) -> bool {
-        self.detector.goes_on()
+    pub fn is_mid_speech(&self) -> bool {
+        self.detector.is_mid_speech()
     }
 
     /// Audio that has been judged, in ms.

@@ -37,12 +37,15 @@ impl LiveKit {
     /// With these lines added to its configuration.
     pub async fn start_with(more: &str) -> Self {
         antiphon::net::install_crypto();
+        let mut ended = 0;
         loop {
             let mut server = Self::spawn(more);
             if server.answers().await {
                 return server;
             }
             // Somebody took one of its ports before it did.
+            ended += 1;
+            assert!(ended < 5, "livekit-server ends as soon as it starts: {}", server.log());
         }
     }
 
@@ -93,6 +96,10 @@ impl LiveKit {
         .await
     }
 
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     pub fn http_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -122,7 +129,7 @@ impl LiveKit {
     /// What the server logged when the worker said that a job is over: its status and its error.
     /// No API tells: the state of a listed job stays that of its assignment.
     pub fn job_ended(&self, job: &str) -> Option<String> {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let log = self.log();
         let mut lines = log.lines().filter(|line| line.contains("job ended"));
         lines.find(|line| line.contains(job)).map(str::to_owned)
     }

@@ -62,7 +62,12 @@ impl Alarm {
         let mut due = Vec::new();
         loop {
             self.timer.rung().await;
-            self.sleepers.lock().take_due(clock::now(), &mut due, &self.timer);
+            {
+                let mut sleepers = self.sleepers.lock();
+                if let Some(next) = sleepers.take_due(clock::now(), &mut due) {
+                    self.timer.set(next);
+                }
+            }
             for waker in due.drain(..) {
                 waker.wake();
             }
@@ -71,28 +76,25 @@ impl Alarm {
 }
 
 impl Sleepers {
-    fn add(&mut self, until: Instant, waker: &Waker, timer: &Timer) -> u64 {
+    /// Gives its id, and what the timer is to be set to if that is sooner than before.
+    fn add(&mut self, until: Instant, waker: &Waker) -> (u64, Option<Instant>) {
         self.next_id += 1;
         let id = self.next_id;
         self.waiting.push(Sleeper { id, until, waker: waker.clone() });
-        self.ring_by(until, timer);
-        id
+        let sooner = self.set_to.is_none_or(|at| until < at);
+        (id, sooner.then(|| *self.set_to.insert(until)))
     }
 
-    fn ring_by(&mut self, until: Instant, timer: &Timer) {
-        if self.set_to.is_none_or(|at| until < at) {
-            self.set_to = Some(until);
-            timer.set(until);
-        }
-    }
-
-    fn take_due(&mut self, now: Instant, due: &mut Vec<Waker>, timer: &Timer) {
+    /// The timer has gone off; gives what it is to be set to next.
+    fn take_due(&mut self, now: Instant, due: &mut Vec<Waker>) -> Option<Instant> {
         let gone = self.waiting.extract_if(.., |sleeper| sleeper.until <= now);
         due.extend(gone.map(|sleeper| sleeper.waker));
-        self.set_to = None;
-        if let Some(next) = self.waiting.iter().map(|sleeper| sleeper.until).min() {
-            self.ring_by(next, timer);
-        }
+        self.set_to = self.waiting.iter().map(|sleeper| sleeper.until).min();
+        self.set_to
+    }
+
+    fn find(&mut self, id: u64) -> Option<&mut Sleeper> {
+        self.waiting.iter_mut().find(|sleeper| sleeper.id == id)
     }
 
     fn remove(&mut self, id: u64) {
@@ -102,36 +104,40 @@ impl Sleepers {
     }
 }
 
+impl Sleep<'_> {
+    fn leave(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.alarm.sleepers.lock().remove(id);
+        }
+    }
+}
+
 impl Future for Sleep<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Self { alarm, until, id } = &mut *self;
-        let now = clock::now();
-        if *until <= now && id.is_none() {
+        if self.until <= clock::now() {
+            self.leave();
             return Poll::Ready(());
         }
-        let mut sleepers = alarm.sleepers.lock();
-        let waiting = id.and_then(|id| sleepers.waiting.iter_mut().find(|own| own.id == id));
-        if *until <= now {
-            if let Some(id) = id.take() {
-                sleepers.remove(id);
-            }
-            return Poll::Ready(());
+        let mut sleepers = self.alarm.sleepers.lock();
+        if let Some(own) = self.id.and_then(|id| sleepers.find(id)) {
+            own.waker.clone_from(context.waker());
+            return Poll::Pending;
         }
-        match waiting {
-            Some(own) => own.waker.clone_from(context.waker()),
-            None => *id = Some(sleepers.add(*until, context.waker(), &alarm.timer)),
+        let (id, sooner) = sleepers.add(self.until, context.waker());
+        if let Some(at) = sooner {
+            self.alarm.timer.set(at);
         }
+        drop(sleepers);
+        self.id = Some(id);
         Poll::Pending
     }
 }
 
 impl Drop for Sleep<'_> {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.alarm.sleepers.lock().remove(id);
-        }
+        self.leave();
     }
 }
 
@@ -254,52 +260,68 @@ mod tests {
         alarm
     }
 
+    #[test]
+    fn the_timer_is_set_to_the_first_of_all_and_anew_for_a_sooner_one_alone() {
+        let start = clock::now();
+        let mut sleepers = Sleepers::default();
+        let mut add = |after: u64| sleepers.add(start + ms(after), Waker::noop()).1;
+        assert_eq!(add(40), Some(start + ms(40)));
+        assert_eq!(add(60), None);
+        assert_eq!(add(40), None);
+        assert_eq!(add(20), Some(start + ms(20)));
+    }
+
+    #[test]
+    fn those_whose_time_has_come_are_taken_and_the_timer_is_set_to_the_next() {
+        let start = clock::now();
+        let mut sleepers = Sleepers::default();
+        for after in [30, 10, 70, 20, 10] {
+            sleepers.add(start + ms(after), Waker::noop());
+        }
+        let mut take = |after: u64| {
+            let mut due = Vec::new();
+            let next = sleepers.take_due(start + ms(after), &mut due);
+            (due.len(), next.map(|next| (next - start).as_millis()))
+        };
+        assert_eq!(take(9), (0, Some(10)), "it went off for one that had given up");
+        assert_eq!(take(10), (2, Some(20)));
+        assert_eq!(take(35), (2, Some(70)));
+        assert_eq!(take(70), (1, None));
+    }
+
     #[tokio::test]
-    async fn sleepers_wake_in_the_order_of_their_times_and_never_early() {
+    async fn sleepers_are_woken_and_never_early() {
         let alarm = alarm();
         let start = clock::now();
-        let (told, mut tells) = tokio::sync::mpsc::channel(6);
-        for after in [30, 10, 70, 20, 10, 0] {
-            let (alarm, told) = (Arc::clone(&alarm), told.clone());
+        let sleepers = [30, 10, 20, 10, 0].map(|after| {
+            let alarm = Arc::clone(&alarm);
             tokio::spawn(async move {
                 alarm.sleep_until(start + ms(after)).await;
                 assert!(clock::now() >= start + ms(after));
-                told.send(after).await.unwrap();
-            });
+            })
+        });
+        for sleeper in sleepers {
+            sleeper.await.unwrap();
         }
-        drop(told);
-        let mut order = Vec::new();
-        while let Some(after) = tells.recv().await {
-            order.push(after);
-        }
-        assert_eq!(order, [0, 10, 10, 20, 30, 70]);
         assert!(alarm.sleepers.lock().waiting.is_empty());
     }
 
     #[tokio::test]
     async fn a_sleep_that_is_given_up_leaves_nothing_behind() {
         let alarm = alarm();
-        let start = clock::now();
-        let hour = alarm.sleep_until(start + Duration::from_hours(1));
+        let hour = alarm.sleep_until(clock::now() + Duration::from_hours(1));
         tokio::select! {
             () = hour => panic!("an hour has not passed"),
-            () = alarm.sleep_until(start + ms(10)) => {}
+            () = alarm.sleep_until(clock::now() + ms(1)) => {}
         }
         assert!(alarm.sleepers.lock().waiting.is_empty());
-        alarm.sleep_until(clock::now() + ms(5)).await;
-        // What is past needs no timer.
-        alarm.sleep_until(start).await;
     }
 
-    #[test]
-    fn it_wakes_whoever_polled_it_last() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let alarm = alarm();
-            let mut sleep = Box::pin(alarm.sleep_until(clock::now() + ms(10)));
-            assert!(sleep.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-            assert_eq!(alarm.sleepers.lock().waiting.len(), 1);
-            sleep.await;
-        });
+    #[tokio::test]
+    async fn whoever_polled_a_sleep_last_is_woken() {
+        let alarm = alarm();
+        let mut sleep = Box::pin(alarm.sleep_until(clock::now() + ms(10)));
+        assert!(sleep.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        sleep.await;
     }
 }

@@ -81,7 +81,6 @@ impl Network {
     /// Takes what came since the driver last looked.
     fn read(&mut self, state: &mut State, buffer: &mut [u8]) {
         let mut socket = 0;
-        self.sockets.begin_round();
         for _ in 0..BATCH {
             let Some((len, source, local, at)) = self.sockets.poll(&mut socket, buffer) else {
                 return;

@@ -17,8 +17,8 @@ const GIVE_UP_AFTER: Duration = Duration::from_millis(500);
 const STEP: u32 = 2;
 /// The same while nothing comes: the first packet after a pause waits for longer than that anyway.
 const DRY_STEP: u32 = 4;
-/// The same for one who takes its time.
-const LONG_STEP: u32 = 6;
+/// The same for one who wants frames in batches.
+const BATCH_STEP: u32 = 6;
 
 /// Where the grid begins.
 static FIRST: OnceLock<Instant> = OnceLock::new();
@@ -41,7 +41,7 @@ pub(super) struct Rest {
 
 impl Rest {
     /// As long as anybody may.
-    pub(super) const LONGEST: Self = Self { pulls: LONG_STEP, in_step: true };
+    pub(super) const LONGEST: Self = Self { pulls: BATCH_STEP, in_step: true };
 
     /// Of one who hears at a steady pace, and has had so many pulls ahead.
     pub(super) fn paced(ahead: u32) -> Self {
@@ -49,10 +49,10 @@ impl Rest {
     }
 
     /// Of one who takes what there is; nothing comes where it is `dry`.
-    pub(super) fn unpaced(dry: bool, takes_time: bool) -> Self {
-        let pulls = match (dry, takes_time) {
+    pub(super) fn unpaced(dry: bool, batching: bool) -> Self {
+        let pulls = match (dry, batching) {
             (true, _) => DRY_STEP,
-            (false, true) => LONG_STEP,
+            (false, true) => BATCH_STEP,
             (false, false) => STEP,
         };
         Self { pulls, in_step: true }

@@ -121,7 +121,7 @@ pub(crate) struct Sink {
     channels: u32,
     capacity: usize,
     unpaced: bool,
-    takes_time: AtomicBool,
+    batching: AtomicBool,
 }
 
 struct Player {
@@ -183,7 +183,7 @@ impl Sink {
             channels,
             capacity: queue.unwrap_or(MOST_FRAMES).clamp(1, MOST_FRAMES),
             unpaced,
-            takes_time: AtomicBool::new(false),
+            batching: AtomicBool::new(false),
         });
         track.sinks.lock().push(Arc::downgrade(&sink));
         // Ended between the two lines above: nobody else would say so.
@@ -210,9 +210,9 @@ impl Sink {
         }
     }
 
-    /// Whether frames may come later, and more of them at once.
-    pub(crate) fn take_time(&self, takes_time: bool) {
-        self.takes_time.store(takes_time, Ordering::Relaxed);
+    /// Whether frames come later, and more of them at once.
+    pub(crate) fn set_batching(&self, batching: bool) {
+        self.batching.store(batching, Ordering::Relaxed);
     }
 
     /// Frames dropped because the listener was too slow.
@@ -254,7 +254,7 @@ impl Sink {
         }
         // Who listened just now may have said how it goes on.
         if self.unpaced {
-            Rest::unpaced(dry, self.takes_time.load(Ordering::Relaxed))
+            Rest::unpaced(dry, self.batching.load(Ordering::Relaxed))
         } else {
             Rest::paced(ahead)
         }
@@ -428,12 +428,12 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_takes_its_time_has_three_packets_at_once() {
+    fn batches_are_three_packets_at_once() {
         let mut stage = Stage::new();
         let sink = stage.listen_unpaced();
         let mut heard = Vec::new();
         for sequence in 0..50 {
-            sink.take_time((10..30).contains(&sequence));
+            sink.set_batching((10..30).contains(&sequence));
             stage.deliver(sequence);
             stage.run(sequence * 20, sequence * 20 + 20);
             heard.push(frames(&sink).len());

@@ -18,7 +18,7 @@ use tokio::net::UdpSocket;
 use super::stamps::{self, Stamps};
 use crate::testing;
 
-/// A polled socket that was found empty so many times is read in every such round only: of several
+/// A polled socket that had nothing so many times in a row is read every so many times only: of several
 /// addresses one is in use.
 const SELDOM: u32 = 8;
 
@@ -84,16 +84,21 @@ impl Socket {
 /// A datagram that came: its length, its source, the address it came to, and when.
 pub(super) type Received = (usize, SocketAddr, SocketAddr, Instant);
 
+#[derive(Debug)]
+struct Bound {
+    address: SocketAddr,
+    socket: Arc<Socket>,
+    /// How often nothing was taken from it when it was its turn, since something was.
+    empty: u32,
+}
+
 /// UDP sockets, one per address.
 #[derive(Debug)]
 pub(crate) struct UdpSockets {
-    sockets: Vec<(SocketAddr, Arc<Socket>)>,
+    sockets: Vec<Bound>,
     first: usize,
     watched: bool,
     stamps: Stamps,
-    /// How often each socket was found empty since it had something.
-    empty: Vec<u32>,
-    round: u32,
 }
 
 /// The same sockets, to send from.
@@ -118,14 +123,7 @@ impl UdpSockets {
     /// Binds a port on each of these addresses. Call it within the engine's runtime.
     pub(crate) fn bind(ips: &[IpAddr]) -> io::Result<Self> {
         let sockets = Vec::with_capacity(ips.len());
-        let mut sockets = Self {
-            sockets,
-            first: 0,
-            watched: true,
-            stamps: Stamps::default(),
-            empty: Vec::new(),
-            round: 0,
-        };
+        let mut sockets = Self { sockets, first: 0, watched: true, stamps: Stamps::default() };
         let mut failure = None;
         for ip in ips {
             if let Err(error) = sockets.add(*ip) {
@@ -141,7 +139,8 @@ impl UdpSockets {
 
     /// These sockets as they are now, for another to send from.
     pub(crate) fn shared(&self) -> SharedSockets {
-        SharedSockets(self.sockets.clone())
+        let shared = self.sockets.iter().map(|bound| (bound.address, Arc::clone(&bound.socket)));
+        SharedSockets(shared.collect())
     }
 
     /// Binds a port on one more address; `None` when there is one already.
@@ -150,22 +149,22 @@ impl UdpSockets {
             return Ok(None);
         }
         let (address, socket) = Socket::bind(ip)?;
-        self.sockets.push((address, Arc::new(socket.turned(self.watched)?)));
+        let socket = Arc::new(socket.turned(self.watched)?);
+        self.sockets.push(Bound { address, socket, empty: 0 });
         Ok(Some(address))
     }
 
     /// Closes all sockets but those on these addresses; gives the addresses of the closed.
     pub(crate) fn keep(&mut self, ips: &[IpAddr]) -> Vec<SocketAddr> {
         let all: Vec<SocketAddr> = self.addresses().collect();
-        self.sockets.retain(|(address, _)| ips.contains(&address.ip()));
+        self.sockets.retain(|bound| ips.contains(&bound.address.ip()));
         self.first = 0;
-        self.empty.clear();
         all.into_iter().filter(|address| !ips.contains(&address.ip())).collect()
     }
 
     /// The bound addresses.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.sockets.iter().map(|(address, _)| *address)
+        self.sockets.iter().map(|bound| bound.address)
     }
 
     /// Whether a datagram wakes the driver.
@@ -181,13 +180,13 @@ impl UdpSockets {
         }
         self.watched = watched;
         shared.clear();
-        let turn = |(address, socket): (SocketAddr, Arc<Socket>)| {
+        let turn = |Bound { address, socket, .. }: Bound| {
             let socket = Arc::into_inner(socket)?;
             let turned = socket.turned(watched);
             turned
                 .inspect_err(|error| log::warn!("the socket on {address} is lost: {error}"))
                 .ok()
-                .map(|socket| (address, Arc::new(socket)))
+                .map(|socket| Bound { address, socket: Arc::new(socket), empty: 0 })
         };
         self.sockets = std::mem::take(&mut self.sockets).into_iter().filter_map(turn).collect();
         *shared = self.shared();
@@ -202,9 +201,9 @@ impl UdpSockets {
             let count = self.sockets.len();
             for step in 0..count {
                 let index = (self.first + step) % count;
-                let Some((local, socket)) = self.sockets.get(index) else { continue };
-                if let Poll::Ready((len, source)) = socket.poll_receive(context, buffer) {
-                    let local = *local;
+                let Some(bound) = self.sockets.get(index) else { continue };
+                if let Poll::Ready((len, source)) = bound.socket.poll_receive(context, buffer) {
+                    let local = bound.address;
                     self.first = (index + 1) % count;
                     return Poll::Ready((len, source, local, super::clock::now()));
                 }
@@ -214,39 +213,31 @@ impl UdpSockets {
         .await
     }
 
-    /// Begins another round of [`Self::poll`].
-    pub(super) fn begin_round(&mut self) {
-        self.round = self.round.wrapping_add(1);
-        self.empty.resize(self.sockets.len(), 0);
-    }
-
-    fn is_idle(&self, at: usize) -> bool {
-        let empty = self.empty.get(at).copied().unwrap_or_default();
-        !self.watched && empty >= SELDOM && !self.round.is_multiple_of(SELDOM)
-    }
-
     /// Takes a datagram that is there already, never waiting: from the socket at `*at` on, which it
     /// moves on past those that have none.
     pub(super) fn poll(&mut self, at: &mut usize, buffer: &mut [u8]) -> Option<Received> {
-        while let Some((local, socket)) = self.sockets.get(*at) {
-            if self.is_idle(*at) {
+        while let Some(bound) = self.sockets.get_mut(*at) {
+            let next = bound.empty.saturating_add(1);
+            if !self.watched && bound.empty >= SELDOM && !next.is_multiple_of(SELDOM) {
+                bound.empty = next;
                 *at += 1;
                 continue;
             }
-            let received = match &**socket {
+            let received = match &*bound.socket {
                 Socket::Watched(socket) => {
                     let received = socket.try_recv_from(buffer).ok();
                     received.map(|(len, source)| (len, source, super::clock::now()))
                 }
                 Socket::Polled(socket) => self.stamps.receive(socket, buffer),
             };
-            if let Some(empty) = self.empty.get_mut(*at) {
-                *empty = if received.is_some() { 0 } else { empty.saturating_add(1) };
-            }
-            match received {
-                Some((_, source, _)) if testing::udp_is_blocked(source) => {}
-                Some((len, source, came)) => return Some((len, source, *local, came)),
-                None => *at += 1,
+            let Some((len, source, came)) = received else {
+                bound.empty = next;
+                *at += 1;
+                continue;
+            };
+            bound.empty = 0;
+            if !testing::udp_is_blocked(source) {
+                return Some((len, source, bound.address, came));
             }
         }
         None
@@ -254,9 +245,8 @@ impl UdpSockets {
 
     /// Sends now or not at all.
     pub(crate) fn send(&self, source: SocketAddr, destination: SocketAddr, data: &[u8]) {
-        let socket = self.sockets.iter().find(|(address, _)| *address == source);
-        if let Some((_, socket)) = socket {
-            socket.send(destination, data);
+        if let Some(bound) = self.sockets.iter().find(|bound| bound.address == source) {
+            bound.socket.send(destination, data);
         }
     }
 }
@@ -281,8 +271,10 @@ mod tests {
         let gone = sockets.keep(&[ip(3), ip(4)]);
         assert_eq!(gone.iter().map(SocketAddr::ip).collect::<Vec<_>>(), [ip(2)]);
         let left = sockets.addresses().find(|a| a.ip() == ip(3)).unwrap();
-        for (_, socket) in &sockets.sockets {
-            let Socket::Watched(socket) = &**socket else { panic!("polled from the beginning") };
+        for bound in &sockets.sockets {
+            let Socket::Watched(socket) = &*bound.socket else {
+                panic!("polled from the beginning")
+            };
             socket.writable().await.unwrap();
         }
         sockets.send(new, left, b"x");
@@ -352,7 +344,6 @@ mod tests {
         let addresses: Vec<SocketAddr> = sockets.addresses().collect();
         let from = std::net::UdpSocket::bind((ip(6), 0)).unwrap();
         let round = |sockets: &mut UdpSockets| {
-            sockets.begin_round();
             let mut at = 0;
             let poll = || sockets.poll(&mut at, &mut [0; 10]).map(|(_, _, local, _)| local);
             std::iter::from_fn(poll).collect::<Vec<_>>()
