@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::{livekit::LiveKit, member, voice};
+use crate::{member, support::livekit::LiveKit, voice};
 
 const RATE: u32 = 48_000;
 const ROOM: &str = "delay";
@@ -71,10 +71,7 @@ pub async fn measure(server: &LiveKit, bursts: usize) -> Report {
         }
     }
     delays.sort_by(f64::total_cmp);
-    let rank = |share: f64| {
-        let index = ((delays.len() as f64 - 1.0) * share).round() as usize;
-        delays.get(index).copied().unwrap_or(f64::NAN)
-    };
+    let rank = |share| rank(&delays, share);
     let report = Report {
         bursts: delays.len(),
         p50_ms: rank(0.5),
@@ -87,6 +84,12 @@ pub async fn measure(server: &LiveKit, bursts: usize) -> Report {
         report.bursts, report.p50_ms, report.p95_ms, report.least_ms, report.most_ms
     );
     report
+}
+
+/// The quantile of sorted values; NaN of none.
+pub fn rank(sorted: &[f64], share: f64) -> f64 {
+    let index = ((sorted.len() as f64 - 1.0) * share).round() as usize;
+    sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
 async fn connect(server: &LiveKit, name: &str) -> (Room, mpsc::UnboundedReceiver<RoomEvent>) {

@@ -14,9 +14,9 @@ use tokio::{
 };
 
 use crate::{
-    livekit::LiveKit,
     member::{self, JOIN},
     process::Child,
+    support::livekit::LiveKit,
 };
 
 const ROOM: &str = "joins";

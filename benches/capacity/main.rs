@@ -9,22 +9,23 @@
 //! `cargo bench --bench capacity` measures the levels; see `--help` for more.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::print_stderr, reason = "a bench")]
 
+mod calls;
 mod delay;
 mod joins;
-#[allow(dead_code, reason = "the integration tests' way to start a server; not all is used here")]
-#[path = "../../tests/it/support/livekit.rs"]
-mod livekit;
 mod member;
 mod process;
+#[allow(dead_code, reason = "the integration tests' servers and worker; not all is used here")]
+#[path = "../../tests/it/support/mod.rs"]
+mod support;
 mod voice;
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use serde::Serialize;
 
-use livekit::LiveKit;
 use process::{Child, Usage};
+use support::livekit::LiveKit;
 
 /// Rooms in one process: what each costs, and whether all is heard.
 #[derive(Debug, Parser)]
@@ -41,6 +42,10 @@ struct Arguments {
     /// Instead: the time from a captured frame to a listener's frame, over this many bursts.
     #[arg(long, value_name = "BURSTS")]
     delay: Option<usize>,
+    /// Instead: the levels with the whole worker in calls of so many questions, answered by
+    /// provider doubles.
+    #[arg(long, value_name = "QUESTIONS")]
+    calls: Option<usize>,
     /// The figures as JSON, too.
     #[arg(long, value_name = "FILE")]
     out: Option<std::path::PathBuf>,
@@ -59,6 +64,8 @@ enum Role {
     /// Measured.
     Rooms,
     Callers,
+    /// Callers that ask and listen.
+    Talkers,
     Joiner,
 }
 
@@ -88,10 +95,11 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> ExitCode {
-    antiphon::net::install_crypto();
+    ::antiphon::net::install_crypto();
     match arguments.role {
         Some(Role::Rooms) => member::serve(&arguments.url, member::Side::Agent).await,
         Some(Role::Callers) => member::serve(&arguments.url, member::Side::Caller).await,
+        Some(Role::Talkers) => calls::serve(&arguments.url).await,
         Some(Role::Joiner) => joins::serve(&arguments.url).await,
         None => return measure(&arguments).await,
     }
@@ -99,12 +107,35 @@ async fn run(arguments: Arguments) -> ExitCode {
 }
 
 async fn measure(arguments: &Arguments) -> ExitCode {
-    let server = LiveKit::start().await;
-    let (report, sound) = if let Some(count) = arguments.joins {
-        let report = joins::measure(&server, count).await;
+    let (report, sound) = if let Some(questions) = arguments.calls {
+        let levels = calls::measure(&arguments.levels, questions).await;
+        let all_answered = levels.iter().all(calls::Level::all_answered);
+        (serde_json::to_value(levels), all_answered)
+    } else {
+        engine(arguments, &LiveKit::start().await).await
+    };
+    let report = report.expect("figures are JSON");
+    if let Some(path) = &arguments.out {
+        std::fs::write(path, format!("{report:#}\n")).expect("the report");
+    }
+    if sound {
+        ExitCode::SUCCESS
+    } else {
+        eprintln!("somebody heard nothing at all");
+        ExitCode::FAILURE
+    }
+}
+
+/// What the engine costs by itself, and whether everybody was heard.
+async fn engine(
+    arguments: &Arguments,
+    server: &LiveKit,
+) -> (serde_json::Result<serde_json::Value>, bool) {
+    if let Some(count) = arguments.joins {
+        let report = joins::measure(server, count).await;
         (serde_json::to_value(report), true)
     } else if let Some(bursts) = arguments.delay {
-        let report = delay::measure(&server, bursts).await;
+        let report = delay::measure(server, bursts).await;
         (serde_json::to_value(report), true)
     } else {
         let mut levels = Vec::new();
@@ -113,7 +144,7 @@ async fn measure(arguments: &Arguments) -> ExitCode {
              |---|---|---|---|---|---|---|"
         );
         for &rooms in &arguments.levels {
-            let level = level(&server, rooms, Duration::from_secs(arguments.seconds)).await;
+            let level = level(server, rooms, Duration::from_secs(arguments.seconds)).await;
             println!(
                 "| {} | {:.1} | {:.2} | {:.1} | {:.2} | {} | {} of {} / {} of {} |",
                 level.rooms,
@@ -133,16 +164,6 @@ async fn measure(arguments: &Arguments) -> ExitCode {
             level.heard_by_rooms.silent_rooms + level.heard_by_callers.silent_rooms == 0
         });
         (serde_json::to_value(levels), all_heard)
-    };
-    let report = report.expect("figures are JSON");
-    if let Some(path) = &arguments.out {
-        std::fs::write(path, format!("{report:#}\n")).expect("the report");
-    }
-    if sound {
-        ExitCode::SUCCESS
-    } else {
-        eprintln!("some rooms heard nothing at all");
-        ExitCode::FAILURE
     }
 }
 
@@ -182,19 +203,4 @@ async fn level(server: &LiveKit, rooms: usize, time: Duration) -> Level {
         heard_by_rooms,
         heard_by_callers,
     }
-}
-
-/// What `livekit` waits with until the server answers.
-async fn poll<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
-    let mut pace = tokio::time::interval(Duration::from_millis(20));
-    let asked = async {
-        loop {
-            pace.tick().await;
-            if let Some(value) = ask().await {
-                return value;
-            }
-        }
-    };
-    let missing = format!("{what} did not happen within 30 s");
-    tokio::time::timeout(Duration::from_secs(30), asked).await.expect(&missing)
 }

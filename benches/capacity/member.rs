@@ -24,7 +24,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::{livekit::LiveKit, voice};
+use crate::{support::livekit::LiveKit, voice};
 
 /// Quieter than this is a gap: the voice never is.
 const GAP: f32 = -45.0;
@@ -90,7 +90,7 @@ pub async fn serve(url: &str, side: Side) {
                 println!("joined");
             }
             ("wait", _) => {
-                crate::poll("every room being heard", || async {
+                crate::support::poll("every room being heard", || async {
                     let heard = |member: &Member| member.ear.subscribed.load(Ordering::Relaxed);
                     members.iter().all(heard).then_some(())
                 })

@@ -70,7 +70,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    fn of(pid: u32) -> Self {
+    pub fn of(pid: u32) -> Self {
         let read = |name: &str| {
             std::fs::read_to_string(format!("/proc/{pid}/{name}")).expect("Linux says")
         };
