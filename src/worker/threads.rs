@@ -22,6 +22,7 @@ use tokio::{
     task::JoinError,
 };
 use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
 
 use crate::clock;
 
@@ -140,6 +141,9 @@ impl Thread {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let run = move || {
+            if let Err(error) = libwebrtc::native::ask_for_short_slices() {
+                debug!(%error, "the system grants sessions no short time slices");
+            }
             let _ = runtime.block_on(stopped);
         };
         thread::Builder::new().name("session".into()).spawn(run)?;

@@ -12,7 +12,7 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 
 use super::alarm::Alarm;
-use crate::RtcError;
+use crate::{RtcError, native};
 
 /// Threads of all peer connections of the process together.
 const MAX_THREADS: usize = 4;
@@ -91,7 +91,12 @@ fn start() -> std::io::Result<Shard> {
         Arc::new(Alarm::new()?)
     };
     let rings = Arc::clone(&alarm);
-    let run = move || runtime.block_on(rings.ring());
+    let run = move || {
+        if let Err(error) = native::ask_for_short_slices() {
+            log::debug!("the system grants the engine no short time slices: {error}");
+        }
+        runtime.block_on(rings.ring());
+    };
     thread::Builder::new().name("rtc-engine".into()).spawn(run)?;
     Ok(Shard { handle, alarm, placed: AtomicUsize::new(0) })
 }
