@@ -26,9 +26,13 @@ struct Shared {
 /// Room for this many samples from the beginning, and a step's growth: a quarter of a second at
 /// 16 kHz. Readers take a tenth at a time.
 const STEP: usize = 4_000;
-/// After a silence of so many samples, 2 s at 16 kHz, no end of speech is waited for any more ...
+/// Until a silence is this long, 600 ms at 16 kHz, it may be the end of speech, on which an answer
+/// waits: the reader has it as it comes. After that it is woken for so many samples, 50 ms ...
+const SHORT_SILENCE: usize = 9_600;
+const QUIET_WATERMARK: usize = 800;
+/// ... and after 2 s, when no end of speech is waited for any more, for so many: 200 ms. Sound wakes it
+/// as ever.
 const LONG_SILENCE: usize = 32_000;
-/// ... and the reader is woken for so many of them: 200 ms. Sound wakes it as ever.
 const SILENT_WATERMARK: usize = 3_200;
 
 /// What waits, at the low end of its memory: a ring would go round through all of it and keep in
@@ -83,7 +87,11 @@ impl Samples {
     }
 
     fn is_enough(&self) -> bool {
-        let least = if self.silent > LONG_SILENCE { SILENT_WATERMARK } else { self.low_watermark };
+        let least = match self.silent {
+            silent if silent > LONG_SILENCE => SILENT_WATERMARK,
+            silent if silent > SHORT_SILENCE => QUIET_WATERMARK.max(self.low_watermark),
+            _ => self.low_watermark,
+        };
         // A queue that is full by then is enough, whatever its capacity.
         self.len() >= self.wanted.max(least.min(self.limit / 2))
     }
@@ -181,17 +189,22 @@ impl AudioReceiver {
     /// Waits until `chunk` samples are there, or the writer has gone, and moves up to `chunk` of
     /// them to the end of `into`. Returns how many; 0 means the end. Cancel-safe.
     pub async fn read(&self, into: &mut Vec<i16>, chunk: usize) -> usize {
+        self.read_between(into, chunk, chunk).await
+    }
+
+    /// The same, but takes up to `most`, if there are more than the `least` that it waits for.
+    pub async fn read_between(&self, into: &mut Vec<i16>, least: usize, most: usize) -> usize {
         loop {
             let closed = self.0.closed.load(Ordering::Acquire);
             {
                 let mut queue = self.0.samples.lock();
-                if queue.len() >= chunk || closed {
-                    let count = queue.len().min(chunk);
+                if queue.len() >= least || closed {
+                    let count = queue.len().min(most);
                     into.extend_from_slice(&queue.waiting()[..count]);
                     queue.skip(count);
                     return count;
                 }
-                queue.wanted = chunk;
+                queue.wanted = least;
             }
             self.0.wake.notified().await;
         }
@@ -307,7 +320,7 @@ mod tests {
 
     #[test]
     fn in_a_long_silence_a_reader_is_woken_seldom_and_for_sound_at_once() {
-        const CHUNK: usize = 800;
+        const CHUNK: usize = 320;
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         let mut context = Context::from_waker(&waker);
@@ -315,7 +328,8 @@ mod tests {
         let taken = Cell::new(0);
         let mut reading = pin!(async {
             loop {
-                taken.set(taken.get() + receiver.read(&mut Vec::new(), CHUNK).await);
+                let read = receiver.read_between(&mut Vec::new(), CHUNK, STEP).await;
+                taken.set(taken.get() + read);
             }
         });
         let poll = |reading: Pin<&mut dyn Future<Output = ()>>, context: &mut Context<'_>| {
@@ -331,16 +345,16 @@ mod tests {
             }
             taken.get() - before
         };
-        assert_eq!((0..100).map(|_| hear(300)).filter(|taken| *taken > 0).count(), 20);
-        // The end of speech is waited for.
-        assert_eq!((0..200).map(|_| hear(3)).filter(|taken| *taken > 0).count(), 40);
-        let seldom: Vec<usize> = (0..100).map(|_| hear(3)).filter(|taken| *taken > 0).collect();
-        assert_eq!(seldom, [3_200; 5]);
-        for _ in 0..4 {
-            assert_eq!(hear(3), 0);
-        }
-        assert_eq!(hear(300), CHUNK, "sound comes at once, with the silence before it");
-        assert_eq!((0..100).map(|_| hear(300)).filter(|taken| *taken > 0).count(), 20);
+        let mut hear = |sample: i16, frames: usize| -> Vec<usize> {
+            (0..frames).map(|_| hear(sample)).filter(|taken| *taken > 0).collect()
+        };
+        assert_eq!(hear(300, 100), [CHUNK; 50]);
+        assert_eq!(hear(3, 60), [CHUNK; 30], "this may be the end of speech");
+        assert_eq!(hear(3, 140), [QUIET_WATERMARK; 28], "it was");
+        assert_eq!(hear(3, 100), [SILENT_WATERMARK; 5]);
+        assert_eq!(hear(3, 4), [0; 0]);
+        assert_eq!(hear(300, 1), [5 * 160], "sound comes at once, with the silence before it");
+        assert_eq!(hear(300, 100), [CHUNK; 50]);
     }
 
     #[test]

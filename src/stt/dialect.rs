@@ -47,7 +47,7 @@ pub trait Dialect: Send + 'static {
     fn url(&self) -> url::Url;
     /// Header and what stands before the key in it.
     fn key_header(&self) -> (&'static str, &'static str);
-    /// Length of a message of audio, in ms.
+    /// How much audio a message holds, in ms; more where more waits, unless these are whole chunks.
     fn chunk_ms(&self) -> u64 {
         50
     }

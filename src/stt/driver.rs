@@ -166,7 +166,7 @@ impl<D: Dialect> Driver<D> {
             backlog: Backlog::new(keep as usize),
             next_sample: 0,
             used: 0,
-            scratch: Vec::with_capacity(chunk),
+            scratch: Vec::with_capacity(MOST_AT_ONCE),
             finalize: false,
             audio_ended: false,
             deadline: None,
@@ -313,7 +313,7 @@ impl<D: Dialect> Driver<D> {
             },
             () = self.events.closed() => News::NobodyListens,
             control = self.control.recv(), if !closing => News::Control(control),
-            count = self.audio.read(&mut self.scratch, self.chunk), if !self.audio_ended => {
+            count = self.audio.read_between(&mut self.scratch, self.chunk, MOST_AT_ONCE), if !self.audio_ended => {
                 News::Audio { ended: count == 0 }
             }
         };

@@ -33,8 +33,8 @@ use crate::{
 };
 
 const SAMPLES_PER_MS: u64 = SAMPLE_RATE as u64 / 1_000;
-/// What is passed on at a time: as much as the recogniser lacks for its next message, so that nobody
-/// is woken for less, within 20 ms and 100 ms.
+/// What is passed on at a time: at least what the recogniser lacks for its next message, so that
+/// nobody is woken for less, within 20 ms and 100 ms.
 const CHUNK: RangeInclusive<usize> = 20 * SAMPLES_PER_MS as usize..=100 * SAMPLES_PER_MS as usize;
 /// Audio without a final that is kept for the next recogniser: 30 s.
 const KEPT: usize = 30 * SAMPLE_RATE as usize;
@@ -190,7 +190,7 @@ impl Driver {
             let deaf_at = line.as_ref().and_then(|line| self.deaf_at(line));
             let look_at = self.look_at;
             let lacking = line.as_ref().map_or(0, |line| line.audio.lacking());
-            let chunk = lacking.clamp(*CHUNK.start(), *CHUNK.end());
+            let least = lacking.clamp(*CHUNK.start(), *CHUNK.end());
             tokio::select! {
                 biased;
                 event = next_event(&mut line), if line.is_some() => {
@@ -221,7 +221,7 @@ impl Driver {
                         tell_line(line.as_ref(), SttControl::Close);
                     }
                 },
-                count = self.audio.read(&mut scratch, chunk), if !closing => {
+                count = self.audio.read_between(&mut scratch, least, *CHUNK.end()), if !closing => {
                     if count == 0 {
                         closing = true;
                         tell_line(line.as_ref(), SttControl::Close);

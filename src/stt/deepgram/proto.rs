@@ -123,6 +123,12 @@ impl Dialect for Codec {
         "deepgram"
     }
 
+    /// Deepgram takes 20 to 250 ms. At the end of speech, on which an answer waits, each message more
+    /// brings its final sooner; in the middle of speech and in long silences they are longer.
+    fn chunk_ms(&self) -> u64 {
+        20
+    }
+
     fn url(&self) -> Url {
         self.url.clone()
     }

@@ -139,12 +139,23 @@ async fn interims_then_the_final_then_the_end_of_the_turn() {
 #[tokio::test]
 async fn finalize_brings_the_final_without_any_silence() {
     let mut call = Call::new(SttScript::new().utterance("stop")).await;
-    // 30 ms less than whole chunks: the rest must be sent before `Finalize`.
+    // No whole number of messages: the rest must be sent before `Finalize`.
     call.speech(ms(470));
     call.control(SttControl::Finalize).await;
     let told = call.until("EndOfTurn").await;
     assert_eq!(finals(&told), ["stop"]);
     call.logged(1, is_text(proto::FINALIZE)).await;
+}
+
+#[tokio::test]
+async fn an_end_of_speech_is_sent_in_short_messages() {
+    let script = SttScript::new().utterance("what now").hang_over(ms(200));
+    let mut call = Call::new(script).await;
+    // What waits is taken 200 ms at a time. The double needs 200 ms of silence, and has 180 until the
+    // last 30 ms are sent, too.
+    call.speech(ms(1_020));
+    call.silence(ms(210));
+    assert_eq!(finals(&call.until("EndOfTurn").await), ["what now"]);
 }
 
 #[tokio::test]

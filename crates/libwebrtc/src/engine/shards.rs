@@ -16,8 +16,8 @@ use crate::{RtcError, native};
 
 /// Threads of all peer connections of the process together.
 const MAX_THREADS: usize = 4;
-/// Connections and sources on a thread before the next one gets some: 21 rooms' two connections and
-/// a voice, which take a fifth of a core.
+/// Connections and sources on a thread before the next one gets some: the connection and the voice of
+/// 32 rooms, which take a quarter of a core.
 const FULL: usize = 64;
 
 /// One thread of the engine.
