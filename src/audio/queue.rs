@@ -1,8 +1,7 @@
 //! A bounded queue of mono s16 samples between the audio path and a slower reader.
 //!
 //! The writer never waits: when the queue is full the oldest samples go, and are counted. The reader is
-//! woken when all it waits for is there; less often in a long silence, which nobody waits for, and while
-//! the writer says that nothing hangs on it.
+//! woken when all it waits for is there; less often while the writer says that nothing hangs on it.
 
 use std::sync::{
     Arc,
@@ -11,8 +10,6 @@ use std::sync::{
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-
-use super::level::is_silent;
 
 #[derive(Debug)]
 struct Shared {
@@ -26,15 +23,6 @@ struct Shared {
 /// Room for this many samples from the beginning, and a step's growth: a quarter of a second at
 /// 16 kHz. Readers take a tenth at a time.
 const STEP: usize = 4_000;
-/// Until a silence is this long, 600 ms at 16 kHz, it may be the end of speech, on which an answer
-/// waits: the reader has it as it comes. After that it is woken for so many samples, 50 ms ...
-const SHORT_SILENCE: usize = 9_600;
-const QUIET_WATERMARK: usize = 800;
-/// ... and after 2 s, when no end of speech is waited for any more, for so many: 200 ms. Sound wakes it
-/// as ever.
-const LONG_SILENCE: usize = 32_000;
-const SILENT_WATERMARK: usize = 3_200;
-
 /// What waits, at the low end of its memory: a ring would go round through all of it and keep in
 /// use what only a stuck reader needs, a megabyte for 30 s at 16 kHz.
 #[derive(Debug)]
@@ -44,8 +32,6 @@ struct Samples {
     gone: usize,
     /// How many the reader waits for: for less it is not woken.
     wanted: usize,
-    /// How many came since the last that were sound.
-    silent: usize,
     /// For less the reader is not woken, whatever it waits for.
     low_watermark: usize,
     /// Twice the queue's capacity, so that at the end there is always as much gone as is moved: a
@@ -60,7 +46,6 @@ impl Samples {
             buffer: Vec::with_capacity(limit.min(STEP)),
             gone: 0,
             wanted: 1,
-            silent: 0,
             low_watermark: 0,
             limit,
         }
@@ -71,7 +56,6 @@ impl Samples {
     }
 
     fn push(&mut self, fresh: &[i16]) {
-        self.silent = if is_silent(fresh) { self.silent.saturating_add(fresh.len()) } else { 0 };
         let needed = self.buffer.len() + fresh.len();
         if self.gone >= self.len() || needed > self.limit {
             let waiting = self.len();
@@ -87,13 +71,8 @@ impl Samples {
     }
 
     fn is_enough(&self) -> bool {
-        let least = match self.silent {
-            silent if silent > LONG_SILENCE => SILENT_WATERMARK,
-            silent if silent > SHORT_SILENCE => QUIET_WATERMARK.max(self.low_watermark),
-            _ => self.low_watermark,
-        };
         // A queue that is full by then is enough, whatever its capacity.
-        self.len() >= self.wanted.max(least.min(self.limit / 2))
+        self.len() >= self.wanted.max(self.low_watermark.min(self.limit / 2))
     }
 
     fn waiting(&self) -> &[i16] {
@@ -104,8 +83,8 @@ impl Samples {
         self.gone += count.min(self.len());
         // What an outage took is given back.
         if self.len() == 0 && self.buffer.capacity() > 4 * STEP {
-            let Self { silent, low_watermark, limit, .. } = *self;
-            *self = Self { silent, low_watermark, ..Self::with_capacity(limit / 2) };
+            let Self { low_watermark, limit, .. } = *self;
+            *self = Self { low_watermark, ..Self::with_capacity(limit / 2) };
         }
     }
 }
@@ -223,8 +202,7 @@ impl AudioReceiver {
 #[cfg(test)]
 mod tests {
     use std::{
-        cell::Cell,
-        pin::{Pin, pin},
+        pin::pin,
         task::{Context, Poll, Wake, Waker},
     };
 
@@ -316,45 +294,6 @@ mod tests {
         sender.push(&[70; 10]);
         assert_eq!(woken.count(), 1);
         assert_eq!(read.as_mut().poll(&mut context), Poll::Ready(50));
-    }
-
-    #[test]
-    fn in_a_long_silence_a_reader_is_woken_seldom_and_for_sound_at_once() {
-        const CHUNK: usize = 320;
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(woken.clone());
-        let mut context = Context::from_waker(&waker);
-        let (sender, receiver) = audio_queue(STEP);
-        let taken = Cell::new(0);
-        let mut reading = pin!(async {
-            loop {
-                let read = receiver.read_between(&mut Vec::new(), CHUNK, STEP).await;
-                taken.set(taken.get() + read);
-            }
-        });
-        let poll = |reading: Pin<&mut dyn Future<Output = ()>>, context: &mut Context<'_>| {
-            assert!(reading.poll(context).is_pending());
-        };
-        poll(reading.as_mut(), &mut context);
-        // Pushes 10 ms; gives what the reader takes when it is woken for them.
-        let mut hear = |sample: i16| {
-            let (before, asleep) = (taken.get(), woken.count());
-            sender.push(&[sample; 160]);
-            if woken.count() > asleep {
-                poll(reading.as_mut(), &mut context);
-            }
-            taken.get() - before
-        };
-        let mut hear = |sample: i16, frames: usize| -> Vec<usize> {
-            (0..frames).map(|_| hear(sample)).filter(|taken| *taken > 0).collect()
-        };
-        assert_eq!(hear(300, 100), [CHUNK; 50]);
-        assert_eq!(hear(3, 60), [CHUNK; 30], "this may be the end of speech");
-        assert_eq!(hear(3, 140), [QUIET_WATERMARK; 28], "it was");
-        assert_eq!(hear(3, 100), [SILENT_WATERMARK; 5]);
-        assert_eq!(hear(3, 4), [0; 0]);
-        assert_eq!(hear(300, 1), [5 * 160], "sound comes at once, with the silence before it");
-        assert_eq!(hear(300, 100), [CHUNK; 50]);
     }
 
     #[test]

@@ -27,6 +27,13 @@ const STT_QUEUE: usize = 30 * 16_000;
 /// In the middle of speech STT is woken for no fewer samples than these, 100 ms: more at a time is less
 /// work, and no answer begins before speech ends.
 const MID_SPEECH_BATCH: usize = 1_600;
+/// Where speech may have ended, an answer waits for its final: for 600 ms STT has all at once. After
+/// that, and where speech may begin, it is woken for 50 ms ...
+const HURRY: usize = 9_600;
+const QUIET_BATCH: usize = 800;
+/// ... and after 2 s for 200 ms.
+const LONG_SILENCE: usize = 32_000;
+const SILENT_BATCH: usize = 3_200;
 
 /// What a hearing task tells the driver.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,6 +44,30 @@ pub enum Heard {
     /// How probable it is (0..1), by the sound alone, that the turn has ended with what was heard
     /// when [`Hearing::ask_turn_model`] was called.
     TurnEnd(f32),
+}
+
+/// How much audio STT is given at a time.
+#[derive(Debug, Default)]
+struct Pace {
+    batch: usize,
+    /// Samples since there was speech.
+    quiet: usize,
+}
+
+impl Pace {
+    /// What to give at a time from now on, if that is another amount: the detector has heard so many
+    /// samples more.
+    fn after(&mut self, samples: usize, detector: &VoiceDetector) -> Option<usize> {
+        self.quiet = if detector.is_speech() { 0 } else { self.quiet.saturating_add(samples) };
+        let batch = match self.quiet {
+            _ if detector.is_mid_speech() => MID_SPEECH_BATCH,
+            quiet if quiet <= HURRY => 0,
+            quiet if quiet <= LONG_SILENCE || !detector.is_quiet() => QUIET_BATCH,
+            _ => SILENT_BATCH,
+        };
+        let changed = batch != std::mem::replace(&mut self.batch, batch);
+        changed.then_some(batch)
+    }
 }
 
 /// A running [`hear`] task; it ends when this is dropped.
@@ -111,7 +142,7 @@ pub fn hear(
     let listen = async move {
         let mut samples = Vec::with_capacity(1_600);
         let mut first = true;
-        let mut mid_speech = false;
+        let mut pace = Pace::default();
         // What the turn model is to hear: nothing, where there is none.
         let mut past = Vec::with_capacity(turn_model.as_ref().map_or(0, |_| 2 * WINDOW));
         while microphone.read(&mut samples).await {
@@ -127,10 +158,9 @@ pub fn hear(
                     debug!("a voice activity event was dropped");
                 }
             });
-            if mid_speech != detector.is_mid_speech() {
-                mid_speech = !mid_speech;
-                sender.set_low_watermark(if mid_speech { MID_SPEECH_BATCH } else { 0 });
-                microphone.set_batching(mid_speech);
+            if let Some(batch) = pace.after(samples.len(), &detector) {
+                sender.set_low_watermark(batch);
+                microphone.set_batching(batch == MID_SPEECH_BATCH);
             }
             if let Some(model) = &turn_model
                 && asked.swap(false, Ordering::Relaxed)
@@ -161,6 +191,39 @@ mod tests {
 
     /// A frame of 10 ms.
     const FRAME: usize = 160;
+
+    #[test]
+    fn recognition_has_little_at_a_time_only_while_its_final_is_waited_for() {
+        let mut detector = VoiceDetector::new(VadConfig::default()).unwrap();
+        let mut pace = Pace::default();
+        let mut batch = 0;
+        let mut hear = |samples: &[i16]| {
+            let batches = samples.chunks(FRAME).map(|frame| {
+                detector.push(frame, |_, _| ());
+                batch = pace.after(frame.len(), &detector).unwrap_or(batch);
+                batch
+            });
+            batches.collect::<Vec<_>>()
+        };
+        let fixture =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/audio/en-us-question.wav");
+        let said = wav::read(&fixture).unwrap().samples;
+        let faint =
+            |ms: usize| (0..ms * 16).map(|at| (at * at % 61) as i16 - 30).collect::<Vec<_>>();
+        let count =
+            |batches: &[usize], of: usize| batches.iter().filter(|batch| **batch == of).count();
+        // Its utterance ends at 2,509 ms.
+        let speaking = hear(&said[..2_500 * 16]);
+        assert!(count(&speaking, MID_SPEECH_BATCH) > 120, "{speaking:?}");
+        // The detector itself takes 180 ms to be sure of silence.
+        let after = hear(&faint(1_000));
+        assert!((60..=85).contains(&count(&after, 0)), "{after:?}");
+        assert_eq!(after.last(), Some(&QUIET_BATCH));
+        let later = hear(&faint(3_000));
+        assert_eq!(later.last(), Some(&SILENT_BATCH), "noise is as good as silence");
+        let onset = hear(&said[500 * 16..800 * 16]);
+        assert!(onset.contains(&QUIET_BATCH) && onset.contains(&MID_SPEECH_BATCH), "{onset:?}");
+    }
 
     /// Plays samples at once; notes for each frame whether it was to come in a batch.
     #[derive(Debug)]

@@ -59,6 +59,11 @@ impl Detector {
         matches!(self.state, State::Speech { run: 0 })
     }
 
+    /// Whether there is no speech and nothing says yet that it begins.
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.state, State::Silence { run: 0 })
+    }
+
     /// Takes the probability (0..1) of the next `samples` samples at 16 kHz.
     pub fn push(&mut self, probability: f32, samples: u32) -> Option<VadEvent> {
         let Thresholds { enter, exit, min_speech, min_silence, lag } = self.thresholds;

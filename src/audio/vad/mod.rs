@@ -169,6 +169,11 @@ impl VoiceDetector {
         self.detector.is_mid_speech()
     }
 
+    /// Whether there is no speech and nothing says yet that it begins.
+    pub fn is_quiet(&self) -> bool {
+        self.detector.is_quiet()
+    }
+
     /// Audio that has been judged, in ms.
     pub fn stream_ms(&self) -> u64 {
         self.samples * 1000 / u64::from(SAMPLE_RATE)
