@@ -1,8 +1,8 @@
 //! The whole worker in calls, against provider doubles: what a call costs, how soon it is answered,
 //! and whether any of its answers has a gap.
 //!
-//! The callers take a hundredth of a core each, so that the machine is not full of them: what is late
-//! is the worker, or what it shares the machine with.
+//! The callers take less than a hundredth of a core each, so that the machine is not full of them: what
+//! is late is the worker, or what it shares the machine with.
 
 use std::{
     sync::{
