@@ -48,10 +48,9 @@ const AUDIBLE: f32 = -50.0;
 const HANG: Duration = Duration::from_millis(600);
 /// From an answer's end to the next question.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The calls' questions begin so much apart, so that they overlap in every way: as many within
-/// [`SPREAD`] as there are.
+/// The calls' questions begin so much apart, so that they overlap in every way, in so many groups.
 const APART: Duration = Duration::from_millis(370);
-const SPREAD: Duration = Duration::from_secs(5);
+const PHASES: u32 = 13;
 /// An answer that has not come by then does not count, and the call goes on.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What recognition makes of every question; the fixture's own words.
@@ -128,11 +127,6 @@ async fn level(rooms: usize, turns: usize) -> Level {
     let stage = Stage::set(script).await;
     let mut options = stage.worker_options("lab");
     options.more.push(("ANTIPHON_SILENCE_THRESHOLD_MS", "250".into()));
-    for (k, v) in std::env::vars() {
-        if k.starts_with("ANTIPHON_X") {
-            options.more.push((String::leak(k), v));
-        }
-    }
     let worker = Worker::start(&options).await;
     let usage = || Usage::of(worker.process.id().expect("a running worker"));
     let mut callers = Child::start("talkers", &stage.livekit.url);
@@ -196,7 +190,7 @@ pub async fn serve(url: &str) {
                     room,
                     turns,
                     question: question.clone(),
-                    first: (APART * joined).as_millis() % SPREAD.as_millis(),
+                    first: APART * (joined % PHASES),
                     go: go.subscribe(),
                     greeted: greeted.clone(),
                     seen: seen.clone(),
@@ -258,8 +252,8 @@ struct Call {
     room: Room,
     turns: usize,
     question: Arc<[i16]>,
-    /// How long after all have been greeted it begins, in ms.
-    first: u128,
+    /// How long after all have been greeted it begins.
+    first: Duration,
     go: watch::Receiver<bool>,
     greeted: Arc<AtomicUsize>,
     seen: Arc<Mutex<Seen>>,
@@ -283,7 +277,7 @@ impl Call {
         microphone.silence_until(|now| ear.lock().is_over(now)).await;
         self.greeted.fetch_add(1, Ordering::Relaxed);
         microphone.silence_until(|_| *self.go.borrow_and_update()).await;
-        microphone.rest(Duration::from_millis(self.first as u64)).await;
+        microphone.rest(self.first).await;
         for _ in 0..self.turns {
             microphone.rest(PAUSE).await;
             let asked = clock::now();
@@ -320,15 +314,14 @@ async fn listen(mut stream: NativeAudioStream, ear: Arc<Mutex<Ear>>) {
 
 /// What was made up for the agent's packets so far, in ms. Its pauses do not count.
 async fn concealed(track: &RemoteAudioTrack) -> f64 {
-    let stats = track.get_stats().await.unwrap_or_default();
+    let stats = track.get_stats().await.expect("statistics");
     let inbound = stats.into_iter().find_map(|stats| match stats {
         RtcStats::InboundRtp(stats) => Some(stats.inbound),
         _ => None,
     });
-    inbound.map_or(f64::NAN, |inbound| {
-        let seconds = inbound.total_samples_duration / inbound.total_samples_received as f64;
-        inbound.concealed_samples as f64 * seconds * 1_000.0
-    })
+    let inbound = inbound.expect("what came in");
+    let seconds = inbound.total_samples_duration / inbound.total_samples_received as f64;
+    inbound.concealed_samples as f64 * seconds * 1_000.0
 }
 
 /// The utterance of a fixture, from its first sample to its last.

@@ -313,7 +313,9 @@ impl<D: Dialect> Driver<D> {
             },
             () = self.events.closed() => News::NobodyListens,
             control = self.control.recv(), if !closing => News::Control(control),
-            count = self.audio.read_between(&mut self.scratch, self.chunk, MOST_AT_ONCE), if !self.audio_ended => {
+            count = self.audio.read_between(&mut self.scratch, self.chunk, MOST_AT_ONCE),
+                if !self.audio_ended =>
+            {
                 News::Audio { ended: count == 0 }
             }
         };
