@@ -15,8 +15,6 @@ const GIVE_UP_AFTER: Duration = Duration::from_millis(500);
 
 /// Pulls from one moment of an unpaced listener to the next: a packet of 20 ms.
 const STEP: u32 = 2;
-/// The same while nothing comes: the first packet after a pause waits for longer than that anyway.
-const DRY_STEP: u32 = 4;
 /// The same for one who wants frames in batches.
 const BATCH_STEP: u32 = 6;
 
@@ -48,13 +46,10 @@ impl Rest {
         Self { pulls: 1 + ahead, in_step: false }
     }
 
-    /// Of one who takes what there is; nothing comes where it is `dry`.
+    /// Of one who takes what there is, in batches if need be. Where nothing came, `dry`, none are
+    /// waited for: what comes next may be the beginning of speech.
     pub(super) fn unpaced(dry: bool, batching: bool) -> Self {
-        let pulls = match (dry, batching) {
-            (true, _) => DRY_STEP,
-            (false, true) => BATCH_STEP,
-            (false, false) => STEP,
-        };
+        let pulls = if batching && !dry { BATCH_STEP } else { STEP };
         Self { pulls, in_step: true }
     }
 

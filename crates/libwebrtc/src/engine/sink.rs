@@ -421,8 +421,8 @@ mod tests {
             heard += frames(&sink).len();
             assert!((192..=200).contains(&heard), "{heard}: silence is heard, too");
             let rests = &stage.played[stage.played.len() - 20..];
-            assert!(rests.windows(2).all(|pair| pair[1] - pair[0] == 40), "{rests:?}");
-            assert!(rests.iter().all(|at| at % 40 == 0), "{rests:?}");
+            assert!(rests.windows(2).all(|pair| pair[1] - pair[0] == 20), "{rests:?}");
+            assert!(rests.iter().all(|at| at % 20 == 0), "{rests:?}");
             assert_eq!(sink.dropped(), 0);
         }
     }
