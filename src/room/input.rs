@@ -25,7 +25,8 @@ use crate::{
 const STT_QUEUE: usize = 30 * 16_000;
 
 /// In the middle of speech STT is woken for no fewer samples than these, 100 ms: more at a time is less
-/// work, and no answer begins before speech ends.
+/// work, and no answer begins before speech ends. Over the agent's turn it has all at once: its words
+/// tell whether the agent is to stop.
 const MID_SPEECH_BATCH: usize = 1_600;
 /// Where speech may have ended, an answer waits for its final: for 600 ms STT has all at once. After
 /// that, and where speech may begin, it is woken for 50 ms ...
@@ -56,11 +57,16 @@ struct Pace {
 
 impl Pace {
     /// What to give at a time from now on, if that is another amount: the detector has heard so many
-    /// samples more.
-    fn after(&mut self, samples: usize, detector: &VoiceDetector) -> Option<usize> {
+    /// samples more, maybe over the agent's turn.
+    fn after(
+        &mut self,
+        samples: usize,
+        detector: &VoiceDetector,
+        agent_turn: bool,
+    ) -> Option<usize> {
         self.quiet = if detector.is_speech() { 0 } else { self.quiet.saturating_add(samples) };
         let batch = match self.quiet {
-            _ if detector.is_mid_speech() => MID_SPEECH_BATCH,
+            _ if detector.is_mid_speech() && !agent_turn => MID_SPEECH_BATCH,
             quiet if quiet <= HURRY => 0,
             quiet if quiet <= LONG_SILENCE || !detector.is_quiet() => QUIET_BATCH,
             _ => SILENT_BATCH,
@@ -124,12 +130,13 @@ async fn ask(
 
 /// Starts to listen to one microphone. Samples go to the STT queue first, then to the detector:
 /// nothing here waits for a reader. The audio is all of the microphone's, mono s16 at 16 kHz; it
-/// ends when the task does.
+/// ends when the task does. `agent_turn` tells whether what is heard is said over the agent's turn.
 pub fn hear(
     speaker: SpeakerId,
     mut microphone: Box<dyn Microphone>,
     vad: VadConfig,
     turn_model: Option<Arc<SmartTurn>>,
+    agent_turn: Arc<AtomicBool>,
     events: mpsc::Sender<(SpeakerId, Heard)>,
 ) -> Result<(Hearing, AudioReceiver), VadError> {
     let mut detector = VoiceDetector::new(vad)?;
@@ -158,7 +165,8 @@ pub fn hear(
                     debug!("a voice activity event was dropped");
                 }
             });
-            if let Some(batch) = pace.after(samples.len(), &detector) {
+            let agent_turn = agent_turn.load(Ordering::Relaxed);
+            if let Some(batch) = pace.after(samples.len(), &detector, agent_turn) {
                 sender.set_low_watermark(batch);
                 microphone.set_batching(batch == MID_SPEECH_BATCH);
             }
@@ -192,37 +200,65 @@ mod tests {
     /// A frame of 10 ms.
     const FRAME: usize = 160;
 
-    #[test]
-    fn recognition_has_little_at_a_time_only_while_its_final_is_waited_for() {
-        let mut detector = VoiceDetector::new(VadConfig::default()).unwrap();
-        let mut pace = Pace::default();
-        let mut batch = 0;
-        let mut hear = |samples: &[i16]| {
+    /// The batches of recognition, frame by frame.
+    #[derive(Debug)]
+    struct Batches {
+        detector: VoiceDetector,
+        pace: Pace,
+        agent_turn: bool,
+        batch: usize,
+    }
+
+    impl Batches {
+        fn new(agent_turn: bool) -> Self {
+            let detector = VoiceDetector::new(VadConfig::default()).unwrap();
+            Self { detector, pace: Pace::default(), agent_turn, batch: 0 }
+        }
+
+        fn hear(&mut self, samples: &[i16]) -> Vec<usize> {
             let batches = samples.chunks(FRAME).map(|frame| {
-                detector.push(frame, |_, _| ());
-                batch = pace.after(frame.len(), &detector).unwrap_or(batch);
-                batch
+                self.detector.push(frame, |_, _| ());
+                let changed = self.pace.after(frame.len(), &self.detector, self.agent_turn);
+                self.batch = changed.unwrap_or(self.batch);
+                self.batch
             });
-            batches.collect::<Vec<_>>()
-        };
+            batches.collect()
+        }
+    }
+
+    fn question() -> Vec<i16> {
         let fixture =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/audio/en-us-question.wav");
-        let said = wav::read(&fixture).unwrap().samples;
+        wav::read(&fixture).unwrap().samples
+    }
+
+    fn count(batches: &[usize], of: usize) -> usize {
+        batches.iter().filter(|batch| **batch == of).count()
+    }
+
+    #[test]
+    fn recognition_has_little_at_a_time_only_while_its_final_is_waited_for() {
+        let (mut batches, said) = (Batches::new(false), question());
         let faint =
             |ms: usize| (0..ms * 16).map(|at| (at * at % 61) as i16 - 30).collect::<Vec<_>>();
-        let count =
-            |batches: &[usize], of: usize| batches.iter().filter(|batch| **batch == of).count();
         // Its utterance ends at 2,509 ms.
-        let speaking = hear(&said[..2_500 * 16]);
+        let speaking = batches.hear(&said[..2_500 * 16]);
         assert!(count(&speaking, MID_SPEECH_BATCH) > 120, "{speaking:?}");
         // The detector itself takes 180 ms to be sure of silence.
-        let after = hear(&faint(1_000));
+        let after = batches.hear(&faint(1_000));
         assert!((60..=85).contains(&count(&after, 0)), "{after:?}");
         assert_eq!(after.last(), Some(&QUIET_BATCH));
-        let later = hear(&faint(3_000));
+        let later = batches.hear(&faint(3_000));
         assert_eq!(later.last(), Some(&SILENT_BATCH), "noise is as good as silence");
-        let onset = hear(&said[500 * 16..800 * 16]);
+        let onset = batches.hear(&said[500 * 16..800 * 16]);
         assert!(onset.contains(&QUIET_BATCH) && onset.contains(&MID_SPEECH_BATCH), "{onset:?}");
+    }
+
+    #[test]
+    fn recognition_has_all_at_once_over_the_turn_of_the_agent() {
+        let speaking = Batches::new(true).hear(&question()[..2_500 * 16]);
+        assert_eq!(count(&speaking, MID_SPEECH_BATCH), 0, "{speaking:?}");
+        assert!(count(&speaking, 0) > 120, "{speaking:?}");
     }
 
     /// Plays samples at once; notes for each frame whether it was to come in a batch.
@@ -253,20 +289,25 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn samples_come_in_batches_in_the_middle_of_speech_and_nowhere_else() {
+    /// An utterance after another, and what was noted while they were heard.
+    fn heard(agent_turn: bool) -> (Expected, Vec<bool>) {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/audio/two-turns");
         let samples = wav::read(&fixture.with_extension("wav")).unwrap().samples;
         let json = std::fs::read_to_string(fixture.with_extension("expected.json")).unwrap();
-        let said: Expected = serde_json::from_str(&json).unwrap();
         let noted = Arc::<Mutex<Vec<bool>>>::default();
         let speaker = Speaker { samples, at: 0, batching: false, noted: noted.clone() };
         let (events, _told) = mpsc::channel(1_000);
-        let speaker_id = SpeakerId(0);
-        let hearing =
-            hear(speaker_id, Box::new(speaker), VadConfig::default(), None, events).unwrap();
+        let agent_turn = Arc::new(AtomicBool::new(agent_turn));
+        let vad = VadConfig::default();
+        let hearing = hear(SpeakerId(0), Box::new(speaker), vad, None, agent_turn, events).unwrap();
         drop(hearing);
-        let noted = noted.lock();
+        let noted = noted.lock().clone();
+        (serde_json::from_str(&json).unwrap(), noted)
+    }
+
+    #[tokio::test]
+    async fn samples_come_in_batches_in_the_middle_of_speech_and_nowhere_else() {
+        let (said, noted) = heard(false);
         let frames = |from_ms: u64, to_ms: u64| {
             let frame = |ms: u64| (ms as usize / 10).min(noted.len());
             &noted[frame(from_ms)..frame(to_ms)]
@@ -282,5 +323,11 @@ mod tests {
             silent_since = end + 150;
         }
         assert!(!frames(silent_since, u64::MAX).contains(&true), "at the end");
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_in_batches_over_the_turn_of_the_agent() {
+        let (_, noted) = heard(true);
+        assert!(noted.len() > 100 && !noted.contains(&true), "{noted:?}");
     }
 }

@@ -8,7 +8,11 @@ mod commands;
 mod events;
 mod handover;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -164,6 +168,8 @@ struct Driver {
     generation: Option<Generation>,
     speakers: HashMap<SpeakerId, Speaker>,
     next_speaker: u32,
+    /// The agent has the turn: it thinks or speaks.
+    agent_turn: Arc<AtomicBool>,
     heard: mpsc::Receiver<(SpeakerId, Heard)>,
     heard_sender: mpsc::Sender<(SpeakerId, Heard)>,
     stt_events: mpsc::Receiver<(SpeakerId, Option<SttEvent>)>,
@@ -242,6 +248,7 @@ impl Driver {
             generation: None,
             speakers: HashMap::new(),
             next_speaker: 0,
+            agent_turn: Arc::default(),
             heard,
             heard_sender,
             stt_events,

@@ -1,5 +1,7 @@
 //! The machine's commands, carried out.
 
+use std::sync::atomic::Ordering;
+
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -13,7 +15,7 @@ use crate::{
         command::{Command, Usage},
         input::{GenerationId, Input, TtsInput},
         ports::Shown,
-        state::CloseReason,
+        state::{AgentState, CloseReason},
     },
     stt::SttControl,
     tts::{SpeechId, TtsCommand, TtsError},
@@ -26,6 +28,8 @@ impl Driver {
             match command {
                 Command::SetState(state) => {
                     debug!(state = state.as_str(), "agent state");
+                    let agent_turn = matches!(state, AgentState::Thinking | AgentState::Speaking);
+                    self.agent_turn.store(agent_turn, Ordering::Relaxed);
                     self.show(Shown::State(state)).await;
                 }
                 Command::SetUserState(state) => self.show(Shown::UserState(state)).await,

@@ -146,8 +146,8 @@ impl Driver {
         let id = self.speaker(identity);
         self.deafen(id);
         let model = self.turn_model.clone();
-        let heard = self.heard_sender.clone();
-        let (hearing, audio) = match hear(id, microphone, self.vad, model, heard) {
+        let (agent_turn, heard) = (self.agent_turn.clone(), self.heard_sender.clone());
+        let (hearing, audio) = match hear(id, microphone, self.vad, model, agent_turn, heard) {
             Ok(both) => both,
             Err(error) => {
                 warn!(%error, "voice activity detection cannot start");
