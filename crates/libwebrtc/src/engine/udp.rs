@@ -18,8 +18,8 @@ use tokio::net::UdpSocket;
 use super::stamps::{self, Stamps};
 use crate::testing;
 
-/// A polled socket that had nothing so many times in a row is read every so many times only: of several
-/// addresses one is in use.
+/// A polled socket that had nothing so many times in a row is read every so many times only, unless it
+/// is the one in use: however long the other side is silent, what it says then is heard at once.
 const SELDOM: u32 = 8;
 
 /// One socket, in either way of reading it.
@@ -97,6 +97,8 @@ struct Bound {
 pub(crate) struct UdpSockets {
     sockets: Vec<Bound>,
     first: usize,
+    /// The address in use: the latest that anything came to.
+    in_use: Option<SocketAddr>,
     watched: bool,
     stamps: Stamps,
 }
@@ -123,7 +125,8 @@ impl UdpSockets {
     /// Binds a port on each of these addresses. Call it within the engine's runtime.
     pub(crate) fn bind(ips: &[IpAddr]) -> io::Result<Self> {
         let sockets = Vec::with_capacity(ips.len());
-        let mut sockets = Self { sockets, first: 0, watched: true, stamps: Stamps::default() };
+        let stamps = Stamps::default();
+        let mut sockets = Self { sockets, first: 0, in_use: None, watched: true, stamps };
         let mut failure = None;
         for ip in ips {
             if let Err(error) = sockets.add(*ip) {
@@ -205,6 +208,7 @@ impl UdpSockets {
                 if let Poll::Ready((len, source)) = bound.socket.poll_receive(context, buffer) {
                     let local = bound.address;
                     self.first = (index + 1) % count;
+                    self.in_use = Some(local);
                     return Poll::Ready((len, source, local, super::clock::now()));
                 }
             }
@@ -218,7 +222,8 @@ impl UdpSockets {
     pub(super) fn poll(&mut self, at: &mut usize, buffer: &mut [u8]) -> Option<Received> {
         while let Some(bound) = self.sockets.get_mut(*at) {
             let next = bound.empty.saturating_add(1);
-            if !self.watched && bound.empty >= SELDOM && !next.is_multiple_of(SELDOM) {
+            let rests = bound.empty >= SELDOM && self.in_use != Some(bound.address);
+            if !self.watched && rests && !next.is_multiple_of(SELDOM) {
                 bound.empty = next;
                 *at += 1;
                 continue;
@@ -236,6 +241,7 @@ impl UdpSockets {
                 continue;
             };
             bound.empty = 0;
+            self.in_use = Some(bound.address);
             if !testing::udp_is_blocked(source) {
                 return Some((len, source, bound.address, came));
             }
@@ -352,6 +358,11 @@ mod tests {
             from.send_to(b"x", addresses[0]).unwrap();
             assert_eq!(round(&mut sockets), [addresses[0]]);
         }
+        for _ in 0..2 * SELDOM {
+            assert!(round(&mut sockets).is_empty());
+        }
+        from.send_to(b"x", addresses[0]).unwrap();
+        assert_eq!(round(&mut sockets), [addresses[0]], "in use, silent as it was");
         from.send_to(b"x", addresses[1]).unwrap();
         let rounds = (1..=SELDOM).find(|_| round(&mut sockets) == [addresses[1]]).unwrap();
         assert!(rounds > 1, "{rounds}");
