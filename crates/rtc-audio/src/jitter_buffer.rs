@@ -24,6 +24,8 @@ const MIN_TARGET: Duration = Duration::from_millis(20);
 const MAX_TARGET: Duration = Duration::from_millis(200);
 /// A pull takes 10 ms of samples at once, so the last of them are needed so much earlier.
 const PULL_US: i64 = 10_000;
+/// After a pause sound goes on with the pull that is nearest to the target, before or after it.
+const NEAREST_US: i64 = PULL_US / 2;
 /// While packets are lost, the one after a lost one must be there in time: it carries the copy.
 const REPAIR_US: i64 = 20_000;
 /// How fast the target falls, in microseconds a packet: 20 ms a second.
@@ -266,7 +268,7 @@ impl JitterBuffer {
             return self.skip_lost(now, queued);
         };
         let paused = self.is_pause(due.timestamp);
-        if paused && self.transits.relative(due.timestamp, now) < self.target {
+        if paused && !self.is_due_after_pause(due.timestamp, now) {
             return Step::Wait;
         }
         self.play(paused)
@@ -409,10 +411,18 @@ impl JitterBuffer {
     fn is_filled(&self, now: Instant) -> bool {
         let Some(ahead) = self.first_ahead() else { return false };
         let Some(first) = &self.slots[index(self.next_sequence + ahead)] else { return false };
-        // What jitter is seen meanwhile does not put off the very first start.
-        let initial = INITIAL_TARGET.as_micros() as i64;
-        let target = if self.is_new_stream() { initial } else { self.target };
-        self.held >= CAPACITY / 2 || self.transits.relative(first.timestamp, now) >= target
+        let filled = if self.is_new_stream() {
+            // What jitter is seen meanwhile does not put off the very first start.
+            self.transits.relative(first.timestamp, now) >= INITIAL_TARGET.as_micros() as i64
+        } else {
+            self.is_due_after_pause(first.timestamp, now)
+        };
+        filled || self.held >= CAPACITY / 2
+    }
+
+    /// Says whether what comes after a pause is due with a pull at this time.
+    fn is_due_after_pause(&self, timestamp: u64, now: Instant) -> bool {
+        self.transits.relative(timestamp, now) + NEAREST_US >= self.target
     }
 
     /// Says whether nothing of the current stream was played yet.

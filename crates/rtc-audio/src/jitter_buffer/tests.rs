@@ -182,7 +182,7 @@ fn a_dead_stream_falls_silent_and_a_new_talkspurt_waits_its_delay_again() {
 }
 
 #[test]
-fn a_pause_of_the_sender_is_no_loss_and_its_end_waits_the_delay() {
+fn a_pause_of_the_sender_is_no_loss_and_its_end_comes_with_the_pull_nearest_to_the_delay() {
     let start = base();
     let mut buffer = JitterBuffer::default();
     buffer.insert(packet(start, 0, Duration::ZERO));
@@ -195,8 +195,8 @@ fn a_pause_of_the_sender_is_no_loss_and_its_end_waits_the_delay() {
     resumed.timestamp = 48 * 520;
     resumed.arrival = start + ms(520);
     buffer.insert(resumed);
-    assert_eq!(next(&mut buffer, start + ms(530)), Step::Wait);
-    let step = next(&mut buffer, start + ms(550));
+    assert_eq!(next(&mut buffer, start + ms(544)), Step::Wait);
+    let step = next(&mut buffer, start + ms(546));
     assert!(matches!(step, Step::Play { join: Join::Pause, .. }), "{step:?}");
     assert_eq!((buffer.counters().concealed, buffer.counters().recovered), (0, 0));
 }
