@@ -115,6 +115,17 @@ pub async fn run(
     providers: Providers,
     observe: impl AsyncFnMut(u64, &Shown),
 ) -> Replayed {
+    run_through(|microphone| Box::new(microphone), samples, config, providers, observe).await
+}
+
+/// The same, with the microphone that is made of the one that plays the samples.
+pub async fn run_through(
+    microphone: impl FnOnce(WavMicrophone) -> Box<dyn Microphone>,
+    samples: Arc<[i16]>,
+    config: DriverConfig,
+    providers: Providers,
+    observe: impl AsyncFnMut(u64, &Shown),
+) -> Replayed {
     let start = clock::now();
     let rate = providers.speaking.as_ref().map_or(16_000, |(_, tts)| tts.sample_rate());
     let recording = Recording::new(rate, start);
@@ -125,7 +136,7 @@ pub async fn run(
     let voice = Box::new(recording.clone());
     let session =
         tokio::spawn(driver::run(config, providers, room_events, Some(voice), shown_sender));
-    let microphone = Box::new(WavMicrophone::new(samples, start));
+    let microphone = microphone(WavMicrophone::new(samples, start));
     let spoken = tokio::time::sleep_until((start + length).into());
     conduct(&room, shown, microphone, start, spoken, observe).await;
     let reason = session.await.unwrap_or(CloseReason::Failed);
