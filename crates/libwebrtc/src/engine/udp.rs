@@ -18,8 +18,13 @@ use tokio::net::UdpSocket;
 use super::stamps::{self, Stamps};
 use crate::testing;
 
-/// A polled socket that had nothing so many times in a row is read every so many times only, unless it
-/// is the one in use: however long the other side is silent, what it says then is heard at once.
+/// A polled socket that had nothing so many times in a row rests, unless it is the one in use: however
+/// long the other side is silent, what it says then is heard at once. It is more than a microphone's
+/// pause between two packets of comfort noise (400 ms), for a check that comes to another address
+/// meanwhile makes that the one in use.
+const RESTS: u32 = 64;
+
+/// One that rests is read every so many times only.
 const SELDOM: u32 = 8;
 
 /// One socket, in either way of reading it.
@@ -222,7 +227,7 @@ impl UdpSockets {
     pub(super) fn poll(&mut self, at: &mut usize, buffer: &mut [u8]) -> Option<Received> {
         while let Some(bound) = self.sockets.get_mut(*at) {
             let next = bound.empty.saturating_add(1);
-            let rests = bound.empty >= SELDOM && self.in_use != Some(bound.address);
+            let rests = bound.empty >= RESTS && self.in_use != Some(bound.address);
             if !self.watched && rests && !next.is_multiple_of(SELDOM) {
                 bound.empty = next;
                 *at += 1;
@@ -354,11 +359,11 @@ mod tests {
             let poll = || sockets.poll(&mut at, &mut [0; 10]).map(|(_, _, local, _)| local);
             std::iter::from_fn(poll).collect::<Vec<_>>()
         };
-        for _ in 0..2 * SELDOM {
+        for _ in 0..2 * RESTS {
             from.send_to(b"x", addresses[0]).unwrap();
             assert_eq!(round(&mut sockets), [addresses[0]]);
         }
-        for _ in 0..2 * SELDOM {
+        for _ in 0..2 * RESTS {
             assert!(round(&mut sockets).is_empty());
         }
         from.send_to(b"x", addresses[0]).unwrap();
@@ -368,5 +373,10 @@ mod tests {
         assert!(rounds > 1, "{rounds}");
         from.send_to(b"x", addresses[1]).unwrap();
         assert_eq!(round(&mut sockets), [addresses[1]], "it is in use again");
+        for _ in 0..20 {
+            assert!(round(&mut sockets).is_empty());
+        }
+        from.send_to(b"x", addresses[0]).unwrap();
+        assert_eq!(round(&mut sockets), [addresses[0]], "it was in use 400 ms ago");
     }
 }
