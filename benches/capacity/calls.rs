@@ -117,6 +117,10 @@ pub async fn measure(levels: &[usize], turns: usize) -> Vec<Level> {
             level.seen.concealed_ms,
             level.seen.late_ms,
         );
+        if !level.all_answered() {
+            let Seen { unanswered, early, .. } = level.seen;
+            eprintln!("{unanswered} had no answer, {early} had theirs before they ended");
+        }
         measured.push(level);
     }
     measured
