@@ -142,14 +142,39 @@ async fn messages_both_ways_and_goodbye() {
     alice.connection.close();
     assert_eq!(next(&mut open).await, DataChannelState::Closed);
     assert!(ours.send(b"too late", true).is_err());
-    loop {
-        match next(&mut bob.states).await {
-            PeerConnectionState::Disconnected => break,
-            PeerConnectionState::Connecting | PeerConnectionState::Connected => {}
-            other => panic!("unexpected {other:?}"),
-        }
-    }
+    expect_goodbye(&mut bob).await;
     while next(&mut alice.states).await != PeerConnectionState::Closed {}
+}
+
+/// Expects to be told that the other side is gone: its silence alone shows after 6 s.
+async fn expect_goodbye(side: &mut Side) {
+    let told = async {
+        loop {
+            match next(&mut side.states).await {
+                PeerConnectionState::Disconnected => break,
+                PeerConnectionState::Connecting | PeerConnectionState::Connected => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    };
+    timeout(Duration::from_secs(3), told).await.expect("a goodbye");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_listens_says_goodbye() {
+    let factory = PeerConnectionFactory::default();
+    let (mut alice, mut bob) = (side(&factory), side(&factory));
+    let (source, track) = audio_track(&factory, 24_000);
+    bob.connection.add_track(track.into(), &["bob"]).unwrap();
+    negotiate(&bob.connection, &alice.connection).await;
+    let playing = play_tone(source, 440.0);
+    let track = next(&mut alice.tracks).await;
+    let listening = NativeAudioStream::new(track.clone(), 16_000, 1);
+    expect_tone(track, 16_000, 440.0).await;
+    alice.connection.close();
+    expect_goodbye(&mut bob).await;
+    drop(listening);
+    playing.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

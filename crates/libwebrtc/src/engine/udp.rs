@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use rtc_audio::net::Transmit;
+use socket2::SockRef;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
@@ -49,7 +50,9 @@ impl Socket {
             return;
         }
         let sent = match self {
-            Self::Watched(socket) => socket.try_send_to(data, destination),
+            // Past tokio, which takes no datagram before it was told that the socket is writable: the
+            // first ones after each turn to watching would be lost.
+            Self::Watched(socket) => SockRef::from(socket).send_to(data, &destination.into()),
             Self::Polled(socket) => socket.send_to(data, destination),
         };
         if let Err(error) = sent {
@@ -282,15 +285,10 @@ mod tests {
         let gone = sockets.keep(&[ip(3), ip(4)]);
         assert_eq!(gone.iter().map(SocketAddr::ip).collect::<Vec<_>>(), [ip(2)]);
         let left = sockets.addresses().find(|a| a.ip() == ip(3)).unwrap();
-        for bound in &sockets.sockets {
-            let Socket::Watched(socket) = &*bound.socket else {
-                panic!("polled from the beginning")
-            };
-            socket.writable().await.unwrap();
-        }
         sockets.send(new, left, b"x");
         let mut buffer = [0; 10];
-        let (len, source, local, _) = sockets.receive(&mut buffer).await;
+        let received = tokio::time::timeout(Duration::from_secs(5), sockets.receive(&mut buffer));
+        let (len, source, local, _) = received.await.unwrap();
         assert_eq!((len, source, local), (1, new, left));
     }
 
@@ -342,6 +340,21 @@ mod tests {
         }
         assert_eq!(sockets.addresses().collect::<Vec<_>>(), addresses);
         assert_eq!(shared.0.len(), addresses.len());
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_before_the_reactor_knows_the_socket_goes_out() {
+        let listener = std::net::UdpSocket::bind((ip(8), 0)).unwrap();
+        listener.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut sockets = UdpSockets::bind(&[ip(8)]).unwrap();
+        let source = sockets.addresses().next().unwrap();
+        let mut shared = sockets.shared();
+        for watched in [true, false, true] {
+            sockets.watch(watched, &mut shared);
+            sockets.send(source, listener.local_addr().unwrap(), b"x");
+            let mut buffer = [0; 10];
+            assert_eq!(listener.recv_from(&mut buffer).unwrap(), (1, source), "{watched}");
+        }
     }
 
     #[tokio::test]
