@@ -1,6 +1,7 @@
 //! The audio path: frames, resampling, voice activity, playout, WAV files.
 
 pub mod assets;
+pub mod fade;
 pub mod in_place;
 pub mod level;
 pub mod playout;

@@ -10,7 +10,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{session::input::PlayoutEvent, tts::SpeechId};
+use crate::{audio::fade::fade_in, session::input::PlayoutEvent, tts::SpeechId};
 
 /// Speeches held at once; pushing to one more is an overflow.
 const MAX_SPEECHES: usize = 16;
@@ -20,7 +20,7 @@ const MAX_RETIRED: usize = 64;
 const MAX_EVENTS: usize = 64;
 /// Heard audio between two `Position` events.
 const POSITION_MS: u64 = 100;
-/// Length of the fade where speech breaks off or goes on.
+/// Length of the fade where speech goes on.
 const FADE_MS: usize = 5;
 
 /// What [`Playout::next_frame`] has written.
@@ -40,8 +40,6 @@ pub struct Playout {
     /// In the order in which they sound; those not yet played are anywhere.
     speeches: Vec<Speech>,
     retired: VecDeque<SpeechId>,
-    /// The faded end of what was broken off, not yet handed out.
-    tail: Option<(SpeechId, Vec<i16>)>,
     /// Samples at the track that are not heard yet.
     queued: usize,
     events: VecDeque<(SpeechId, PlayoutEvent)>,
@@ -106,7 +104,6 @@ impl Playout {
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             speeches: Vec::with_capacity(MAX_SPEECHES),
             retired: VecDeque::with_capacity(MAX_RETIRED),
-            tail: None,
             queued: 0,
             events: VecDeque::with_capacity(MAX_EVENTS),
             overflow: 0,
@@ -170,12 +167,10 @@ impl Playout {
     /// Stops handing the speech out: the driver has emptied the track's queue, of which
     /// `unheard_ms` had not been heard. Tells the position; what was not heard is kept.
     ///
-    /// Where that breaks off a sound, the next frame is a short fade of it. Nothing flows on until
-    /// `resume`, `cancel`, or the `play` of another speech.
+    /// Nothing flows on until `resume`, `cancel`, or the `play` of another speech.
     pub fn clear(&mut self, id: SpeechId, unheard_ms: u32) {
         self.set_queued_ms(unheard_ms);
         self.queued = 0;
-        let fade = self.samples_in(FADE_MS);
         let rate = self.rate;
         let Some(at) = self.index(id) else {
             if !self.retired.contains(&id) {
@@ -190,12 +185,6 @@ impl Playout {
         }
         let mut rewound = from_here.iter_mut();
         let Some(speech) = rewound.next() else { return };
-        if speech.flow == Flow::Flowing && speech.handed > speech.heard {
-            let end = speech.samples.len().min(speech.heard + fade);
-            let mut tail = speech.samples[speech.heard..end].to_vec();
-            fade_out(&mut tail);
-            self.tail = Some((id, tail));
-        }
         speech.flow = Flow::Paused;
         rewind(speech, speech.heard);
         for later in rewound.filter(|speech| speech.flow == Flow::Flowing) {
@@ -241,10 +230,7 @@ impl Playout {
         if out.is_empty() {
             return None;
         }
-        let frame = match self.take_tail(out) {
-            Some(frame) => frame,
-            None => self.take_speech(out)?,
-        };
+        let frame = self.take_speech(out)?;
         out[frame.samples..].fill(0);
         self.queued += out.len();
         Some(frame)
@@ -272,14 +258,7 @@ impl Playout {
 
     /// Whether anything is at the track or could be handed out now.
     pub fn is_sounding(&self) -> bool {
-        self.queued > 0 || self.tail.is_some() || self.next_speech().is_some()
-    }
-
-    fn take_tail(&mut self, out: &mut [i16]) -> Option<Frame> {
-        let (id, tail) = self.tail.take()?;
-        let samples = tail.len().min(out.len());
-        out[..samples].copy_from_slice(&tail[..samples]);
-        Some(Frame { id, samples })
+        self.queued > 0 || self.next_speech().is_some()
     }
 
     fn take_speech(&mut self, out: &mut [i16]) -> Option<Frame> {
@@ -295,7 +274,7 @@ impl Playout {
         out[..samples].copy_from_slice(&ready[..samples]);
         speech.handed += samples;
         if std::mem::take(&mut speech.fade_in) {
-            fade_in(&mut out[..samples], fade);
+            fade_in(&mut out[..samples.min(fade)]);
         }
         let id = speech.id;
         if !std::mem::replace(&mut speech.started, true) {
@@ -394,20 +373,6 @@ fn rewind(speech: &mut Speech, to: usize) {
     speech.from = to;
     speech.handed = to;
     speech.heard = to;
-}
-
-fn fade_out(samples: &mut [i16]) {
-    let count = samples.len() as i32;
-    for (n, sample) in samples.iter_mut().enumerate() {
-        *sample = (i32::from(*sample) * (count - 1 - n as i32) / count) as i16;
-    }
-}
-
-fn fade_in(samples: &mut [i16], fade: usize) {
-    let count = fade.max(1) as i32;
-    for (n, sample) in samples.iter_mut().take(fade).enumerate() {
-        *sample = (i32::from(*sample) * n as i32 / count) as i16;
-    }
 }
 
 #[cfg(test)]

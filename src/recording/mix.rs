@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::audio::fade::fade_out;
+
 pub const RATE: u32 = 16_000;
 /// A stream whose samples come later than this, 200 ms, has paused.
 const JITTER: u64 = RATE as u64 / 5;
@@ -84,11 +86,17 @@ impl Timeline {
         cursor.next = Some(from + samples.len() as u64);
     }
 
-    /// What was laid beyond `now` will not be heard. The stream is the only one on its side.
+    /// What was laid beyond `now` will not be heard, but for the 10 ms in which the track fades out. The
+    /// stream is the only one on its side.
     pub fn cut(&mut self, side: Side, cursor: &mut Cursor, now: Instant) {
         let heard = self.position(now).saturating_sub(self.base) as usize;
-        for there in self.mixed.iter_mut().skip(heard) {
-            there[side.channel()] = 0;
+        let channel = side.channel();
+        let mut fading: Vec<i16> =
+            self.mixed.iter().skip(heard).take(FRAME / 2).map(|there| there[channel]).collect();
+        fade_out(&mut fading);
+        let fading = fading.into_iter().chain(std::iter::repeat(0));
+        for (there, sample) in self.mixed.iter_mut().skip(heard).zip(fading) {
+            there[channel] = sample;
         }
         cursor.next = None;
     }
@@ -165,7 +173,9 @@ mod tests {
         for ms in 0..350 {
             assert_eq!(mixed[ms * 16][1] as usize, ms / 10 + 1, "at {ms} ms");
         }
-        assert!(mixed[350 * 16..390 * 16].iter().all(|pair| pair[1] == 0), "it was cleared");
+        let fading = mixed[350 * 16..360 * 16].iter().map(|pair| pair[1]);
+        assert!(fading.is_sorted_by(|a, b| a >= b), "it fades out");
+        assert!(mixed[360 * 16..390 * 16].iter().all(|pair| pair[1] == 0), "it was cleared");
         assert_eq!(mixed[390 * 16][1], 51);
     }
 

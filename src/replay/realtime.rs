@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::{
+    audio::fade::fade_out,
     clock,
     session::{
         driver::{self, DriverConfig, Providers},
@@ -94,7 +95,10 @@ impl Voice for Recording {
 
     fn clear(&mut self) {
         let now = self.now();
-        self.samples.lock().truncate(now);
+        let mut samples = self.samples.lock();
+        samples.truncate(now + self.rate as usize / 100);
+        let from = now.min(samples.len());
+        fade_out(&mut samples[from..]);
     }
 }
 

@@ -32,7 +32,8 @@ pub trait Voice: Send + Debug {
     /// Hands over one frame of 10 ms (mono s16 at the rate the voice was made with). The playout
     /// paces itself and never has more than [`LEAD_MS`] queued here, so this does not wait.
     async fn write(&mut self, frame: &[i16]);
-    /// Drops what was handed over and has not been sent yet.
+    /// Drops what was handed over and has not been sent yet, but for 10 ms at most in which a sound
+    /// that it breaks off fades out.
     fn clear(&mut self);
 }
 

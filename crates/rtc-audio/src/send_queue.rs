@@ -169,6 +169,8 @@ struct Framer {
     since_push: u32,
     /// What is queued is all of it: nothing to wait for.
     ended: bool,
+    /// The last samples were followed by silence of our own making.
+    broke_off: bool,
     silent: bool,
     was_silent: bool,
     sparse: bool,
@@ -192,6 +194,7 @@ impl Framer {
             owed: 0,
             since_push: 0,
             ended: false,
+            broke_off: false,
             silent: false,
             was_silent: false,
             sparse: true,
@@ -202,6 +205,8 @@ impl Framer {
     fn push(&mut self, samples: &[i16]) {
         self.queue.extend(samples);
         self.since_push = 0;
+        // What was cleared goes out with the next frame.
+        self.ended &= self.queue.len() < self.frame.len();
     }
 
     fn clear(&mut self) -> usize {
@@ -273,7 +278,16 @@ impl Framer {
         for (to, from) in self.frame.iter_mut().zip(self.queue.drain(..available)) {
             *to = from;
         }
-        self.frame[available..].fill(0);
+        let (head, rest) = self.frame.split_at_mut(available);
+        rest.fill(0);
+        let fade = self.fade.min(available);
+        if available > 0 && std::mem::take(&mut self.broke_off) {
+            ramp(&mut head[..fade], self.channels, Ramp::Up);
+        }
+        if available > 0 && !rest.is_empty() {
+            self.broke_off = true;
+            ramp(&mut head[available - fade..], self.channels, Ramp::Down);
+        }
         match (self.was_silent, self.silent) {
             (false, true) if self.sounding => {
                 let (head, tail) = self.frame.split_at_mut(self.fade);
@@ -464,6 +478,37 @@ mod tests {
         queue.clear();
         queue.push(&[500; FRAME]);
         assert_eq!(heard(&mut queue)[240..], [500; 240]);
+    }
+
+    #[test]
+    fn what_comes_just_after_a_clear_is_waited_for_like_any_sound() {
+        let mut queue = queue();
+        queue.push(&[8_000; FRAME * 4]);
+        queue.tick().unwrap();
+        queue.clear();
+        queue.push(&[500; FRAME * 2]);
+        for _ in 0..2 {
+            assert_eq!(queue.tick().unwrap().unwrap().samples, FRAME);
+        }
+        queue.push(&[500; 10]);
+        assert_eq!(queue.tick().unwrap(), None, "the rest may be on its way");
+    }
+
+    #[test]
+    fn sound_that_runs_dry_fades_and_fades_in_when_it_goes_on() {
+        let mut queue = queue();
+        queue.push(&[8_000; FRAME + 300]);
+        queue.tick().unwrap();
+        assert_eq!(queue.tick().unwrap(), None, "the rest may be on its way");
+        let last = heard(&mut queue);
+        assert_eq!(last[..60], [8_000; 60]);
+        assert!(last.is_sorted_by(|a, b| a >= b) && last[299] == 0 && last[60] > 7_900);
+        assert!(heard(&mut queue).iter().all(|sample| *sample == 0));
+        queue.push(&[8_000; FRAME * 2]);
+        let again = heard(&mut queue);
+        assert!(again[0] == 0 && again.is_sorted());
+        assert_eq!(again[240..], [8_000; 240]);
+        assert_eq!(heard(&mut queue)[..], [8_000; FRAME]);
     }
 
     #[test]

@@ -88,11 +88,7 @@ fn a_cleared_speech_goes_on_from_where_it_was_heard() {
     events(&mut playout);
     playout.clear(A, 80);
     assert_eq!(events(&mut playout), [(A, position(120))]);
-
-    let (id, tail) = frame(&mut playout).unwrap();
-    assert_eq!((id, tail.len()), (A, 40), "a fade of 5 ms");
-    assert!(tail[0] > 1_900 && tail.is_sorted_by(|a, b| a >= b) && tail[39] == 0);
-    assert_eq!(frame(&mut playout), None);
+    assert_eq!(frame(&mut playout), None, "what it breaks off the track fades out itself");
 
     playout.set_queued_ms(0);
     playout.resume(A, 120);
@@ -121,7 +117,6 @@ fn a_cleared_speech_does_not_let_those_behind_it_through() {
     finished(&mut playout, B, 100);
     frames(&mut playout, 12);
     playout.clear(A, 60);
-    assert_eq!(frame(&mut playout).unwrap().0, A, "the fade");
     assert_eq!(frame(&mut playout), None);
     playout.cancel(A);
     assert_eq!(frames(&mut playout, 10), ms(100), "of which nothing had been heard");
