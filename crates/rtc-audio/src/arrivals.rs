@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 const WINDOW: u64 = 64;
 /// Of those, how many may still be wanted if they come now: 160 ms of 20 ms frames.
 const WANTED: u32 = 8;
+/// When no packet comes for longer than this, none is missing: the stream pauses or is over.
+const STREAM_PAUSES: Duration = Duration::from_millis(200);
 /// Round trips above this bring a packet back too late for any delay that one would talk with.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(100);
 
@@ -16,13 +18,16 @@ pub(crate) struct Arrivals {
     highest: u64,
     /// Bit n says that packet `highest - n` came.
     came: u64,
+    /// When the latest came.
+    latest: Option<Instant>,
     /// Since when missing packets are being asked for.
     asking: Option<(Instant, Duration)>,
 }
 
 impl Arrivals {
     /// Takes down that a packet came; gives whether it was missing before.
-    pub(crate) fn add(&mut self, ssrc: u32, sequence: u64) -> bool {
+    pub(crate) fn add(&mut self, ssrc: u32, sequence: u64, now: Instant) -> bool {
+        self.latest = Some(now);
         if self.stream != Some(ssrc) {
             // What was sent before the first packet is nobody's loss.
             *self = Self { stream: Some(ssrc), highest: sequence, came: u64::MAX, ..*self };
@@ -50,8 +55,13 @@ impl Arrivals {
         behind.is_some_and(|behind| self.came & (1 << behind) == 0)
     }
 
-    /// Says whether a packet is missing that is still wanted.
-    pub(crate) fn has_holes(&self) -> bool {
+    /// Says whether a packet is missing now that is still wanted.
+    pub(crate) fn misses_any(&self, now: Instant) -> bool {
+        let comes = |at: Instant| now.saturating_duration_since(at) < STREAM_PAUSES;
+        self.latest.is_some_and(comes) && self.has_holes()
+    }
+
+    fn has_holes(&self) -> bool {
         self.stream.is_some() && self.came.trailing_ones() < WANTED
     }
 
@@ -95,24 +105,33 @@ mod tests {
     #[test]
     fn a_gap_is_missing_until_it_is_filled() {
         let mut arrivals = Arrivals::default();
-        assert!(!arrivals.add(1, 100));
+        assert!(!arrivals.add(1, 100, base()));
         assert!(!arrivals.misses(99), "sent before we listened");
-        assert!(!arrivals.add(1, 103));
+        assert!(!arrivals.add(1, 103, base()));
         assert!(arrivals.misses(101) && arrivals.misses(102));
-        assert!(arrivals.add(1, 101));
-        assert!(!arrivals.add(1, 101), "a duplicate");
+        assert!(arrivals.add(1, 101, base()));
+        assert!(!arrivals.add(1, 101, base()), "a duplicate");
         assert!(!arrivals.misses(101) && arrivals.misses(102));
-        assert!(!arrivals.add(2, 7), "another stream");
+        assert!(!arrivals.add(2, 7, base()), "another stream");
         assert!(!arrivals.misses(6));
+    }
+
+    #[test]
+    fn nothing_is_missing_of_a_stream_that_pauses() {
+        let (mut arrivals, start) = (Arrivals::default(), base());
+        arrivals.add(1, 0, start);
+        arrivals.add(1, 2, start);
+        assert!(arrivals.misses_any(start + Duration::from_millis(199)));
+        assert!(!arrivals.misses_any(start + Duration::from_millis(200)));
     }
 
     #[test]
     fn missing_packets_are_asked_for_while_they_are_wanted_and_near() {
         let near = Some(Duration::from_millis(40));
         let mut arrivals = Arrivals::default();
-        arrivals.add(1, 0);
+        arrivals.add(1, 0, base());
         assert_eq!(arrivals.ask(base(), near), None);
-        arrivals.add(1, 2);
+        arrivals.add(1, 2, base());
         assert_eq!(arrivals.ask(base(), None), None, "who knows how far it is?");
         assert_eq!(arrivals.ask(base(), Some(Duration::from_millis(101))), None);
         let asked = base();
@@ -121,10 +140,10 @@ mod tests {
         assert!(!arrivals.was_asked_for(asked + Duration::from_millis(20)), "reordered");
         assert!(arrivals.was_asked_for(asked + Duration::from_millis(40)));
         for sequence in 3..9 {
-            arrivals.add(1, sequence);
+            arrivals.add(1, sequence, base());
             assert_eq!(arrivals.ask(asked, near), None);
         }
-        arrivals.add(1, 9);
+        arrivals.add(1, 9, base());
         assert_eq!(arrivals.ask(asked, near), Some(false), "160 ms later");
     }
 
@@ -133,7 +152,7 @@ mod tests {
         fn nothing_that_came_is_missing(sequences in proptest::collection::vec(0_u64..200, 1..200)) {
             let mut arrivals = Arrivals::default();
             for (at, sequence) in sequences.iter().enumerate() {
-                arrivals.add(1, *sequence);
+                arrivals.add(1, *sequence, base());
                 prop_assert!(sequences[..=at].iter().all(|came| !arrivals.misses(*came)));
             }
         }

@@ -39,6 +39,9 @@ const STARVED: u32 = RTP_CLOCK / 5;
 const MAX_HOLE: u64 = 25;
 /// What has piled up beyond the target while the network stood still is played fast, up to this.
 const MAX_SURPLUS: Duration = Duration::from_millis(500);
+/// Of a stream that stayed away, so many packets may be lost (a minute of 20 ms frames): more, and it
+/// is another one.
+const LONGEST_OUTAGE: i64 = 3_000;
 /// Strays of the SSRC before the current one are dropped for so long.
 const STRAYS: Duration = Duration::from_secs(2);
 /// Opus packets of up to so many bytes say that the encoder falls silent (DTX, RFC 7587 §3.1.3).
@@ -73,6 +76,14 @@ pub struct Packet {
     pub origin: Origin,
     /// The Opus packet.
     pub payload: Arc<[u8]>,
+}
+
+impl Packet {
+    /// Whether a sequence number and a timestamp are ones that count up from 16 and 32 bits. Extended from
+    /// a sender's step back below its first packet they come out near the type's limit.
+    pub fn is_possible(sequence: u64, timestamp: u64) -> bool {
+        sequence >> 48 == 0 && timestamp >> 48 == 0
+    }
 }
 
 /// What the player must do to get its next samples.
@@ -178,6 +189,8 @@ pub struct JitterBuffer {
     waited: u32,
     target: i64,
     lossy: u32,
+    /// What has piled up is all wanted.
+    keeps_all: bool,
     transits: Transits,
     counters: Counters,
 }
@@ -198,6 +211,7 @@ impl Default for JitterBuffer {
             waited: 0,
             target: INITIAL_TARGET.as_micros() as i64,
             lossy: 0,
+            keeps_all: false,
             transits: Transits::default(),
             counters: Counters::default(),
         }
@@ -205,10 +219,19 @@ impl Default for JitterBuffer {
 }
 
 impl JitterBuffer {
+    /// One for a player that takes whatever has piled up as fast as it comes.
+    pub fn keeping_all() -> Self {
+        Self { keeps_all: true, ..Self::default() }
+    }
+
     /// Takes a packet from the network, in any order.
     pub fn insert(&mut self, packet: Packet) {
         if packet.origin != Origin::Redundant {
             self.counters.received += 1;
+        }
+        if !Packet::is_possible(packet.sequence, packet.timestamp) {
+            self.counters.discarded += 1;
+            return;
         }
         if !self.take_up(&packet) {
             return;
@@ -228,7 +251,7 @@ impl JitterBuffer {
                 self.transits.clear();
             }
             if self.held == 0 && ahead > MAX_HOLE as i64 {
-                self.next_sequence = packet.sequence;
+                self.leap(&packet, ahead as u64);
             }
         }
         self.measure(&packet);
@@ -259,7 +282,7 @@ impl JitterBuffer {
                 return if self.next_timestamp.is_some() { Step::Wait } else { Step::Idle };
             }
             State::Filling => self.start(now),
-            State::Playing => {}
+            State::Playing => self.trim(now),
         }
         if self.held == 0 {
             return Step::Wait;
@@ -351,16 +374,53 @@ impl JitterBuffer {
             return true;
         }
         let ahead = packet.sequence.wrapping_sub(self.next_sequence) as i64;
-        if ahead >= CAPACITY as i64 || ahead <= -(CAPACITY as i64) {
+        let (capacity, outage) = (CAPACITY as i64, self.state == State::Starved && self.held == 0);
+        if outage && (capacity..LONGEST_OUTAGE).contains(&ahead) {
+            // The decoder's stream goes on.
+        } else if ahead >= capacity || ahead <= -capacity {
             if packet.origin == Origin::Redundant {
                 return false;
             }
-            self.restart(packet);
+            if self.held > 0 && (capacity..2 * capacity).contains(&ahead) {
+                self.make_room(packet.sequence - (CAPACITY as u64 - 1));
+            } else {
+                self.restart(packet);
+            }
         } else if ahead < 0 && self.state == State::Filling && self.is_new_stream() {
             // The first packets came in disorder, and nothing of the stream was played.
             self.next_sequence = packet.sequence;
         }
         true
+    }
+
+    /// Goes on with this packet after a long hole: where its time tells that so many before it are
+    /// lost, and not that the sender paused, they count as such.
+    fn leap(&mut self, packet: &Packet, ahead: u64) {
+        self.next_sequence = packet.sequence;
+        let lost = ahead * u64::from(self.frame) + u64::from(self.frame / 2);
+        let expected = self.next_timestamp.filter(|_| !self.fresh);
+        if expected.is_some_and(|at| at < packet.timestamp && packet.timestamp - at <= lost) {
+            self.counters.concealed += ahead;
+            self.next_timestamp = Some(packet.timestamp);
+        }
+    }
+
+    /// Drops the oldest: what was said last matters more.
+    fn make_room(&mut self, first: u64) {
+        while self.next_sequence < first {
+            self.drop_next();
+        }
+    }
+
+    /// Drops what would be played next, if that is there.
+    fn drop_next(&mut self) {
+        if let Some(packet) = self.slots[index(self.next_sequence)].take() {
+            self.held -= 1;
+            self.counters.discarded += 1;
+            let after = packet.timestamp + u64::from(packet.duration);
+            self.next_timestamp = self.next_timestamp.map(|_| after);
+        }
+        self.next_sequence += 1;
     }
 
     /// The stream broke off and goes on elsewhere: what is held belongs to the past.
@@ -420,9 +480,11 @@ impl JitterBuffer {
         filled || self.held >= CAPACITY / 2
     }
 
-    /// Says whether what comes after a pause is due with a pull at this time.
+    /// Says whether what comes after a pause is due with a pull at this time. What is dated into a
+    /// distant future is due at once: the sender's clock jumped, and the packets after it wait.
     fn is_due_after_pause(&self, timestamp: u64, now: Instant) -> bool {
-        self.transits.relative(timestamp, now) + NEAREST_US >= self.target
+        let relative = self.transits.relative(timestamp, now);
+        relative + NEAREST_US >= self.target || relative < -RESYNC_US
     }
 
     /// Says whether nothing of the current stream was played yet.
@@ -434,26 +496,31 @@ impl JitterBuffer {
     /// up for while waiting.
     fn start(&mut self, now: Instant) {
         self.state = State::Playing;
-        let limit = self.target + MAX_SURPLUS.as_micros() as i64;
-        while self.held > 0 {
-            let slot = &mut self.slots[index(self.next_sequence)];
-            let Some(packet) = slot else {
-                self.next_sequence += 1;
-                self.counters.concealed += 1;
-                self.lossy = LOSSY_FOR;
-                let after = self.slots[index(self.next_sequence)].as_ref().map(|p| p.timestamp);
-                self.next_timestamp = after.or(self.next_timestamp);
-                continue;
-            };
-            if self.held == 1 || self.transits.relative(packet.timestamp, now) <= limit {
-                break;
+        loop {
+            self.trim(now);
+            if self.held == 0 || self.slots[index(self.next_sequence)].is_some() {
+                return;
             }
-            let after = packet.timestamp + u64::from(packet.duration);
-            *slot = None;
-            self.held -= 1;
             self.next_sequence += 1;
-            self.counters.discarded += 1;
-            self.next_timestamp = self.next_timestamp.map(|_| after);
+            self.counters.concealed += 1;
+            self.lossy = LOSSY_FOR;
+            let after = self.slots[index(self.next_sequence)].as_ref().map(|p| p.timestamp);
+            self.next_timestamp = after.or(self.next_timestamp);
+        }
+    }
+
+    /// Drops what piled up beyond what can be played fast.
+    fn trim(&mut self, now: Instant) {
+        let limit = self.target + MAX_SURPLUS.as_micros() as i64;
+        // A path that has become longer looks late for a while, but nothing piles up on it.
+        let frame = rtp_us(self.frame);
+        let piled = |held: usize| held > 1 && held as i64 * frame > limit;
+        while piled(self.held) && !self.keeps_all {
+            let next = self.slots[index(self.next_sequence)].as_ref();
+            if !next.is_some_and(|next| self.transits.relative(next.timestamp, now) > limit) {
+                return;
+            }
+            self.drop_next();
         }
     }
 

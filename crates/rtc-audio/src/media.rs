@@ -155,11 +155,12 @@ impl Peer {
         // The count of frames of an encrypted packet can be read only after.
         let payload = sealed.and_then(|sealed| transceiver.opening.apply(&sealed, CLEAR_OPUS));
         let read = payload.and_then(|payload| Some((packet_duration(&payload)?, payload)));
-        let Some((duration, payload)) = read else {
+        let possible = Packet::is_possible(sequence, packet.time.numer());
+        let Some((duration, payload)) = read.filter(|_| possible) else {
             transceiver.received.discarded += 1;
             return;
         };
-        let filled = transceiver.arrivals.add(*ssrc, sequence);
+        let filled = transceiver.arrivals.add(*ssrc, sequence, packet.timestamp);
         let resent = filled && transceiver.arrivals.was_asked_for(packet.timestamp);
         let audio = Packet {
             ssrc: *ssrc,
@@ -180,7 +181,7 @@ impl Peer {
                 let payload = transceiver.opening.apply(&block.payload.into(), CLEAR_OPUS);
                 let read = payload.and_then(|payload| Some((packet_duration(&payload)?, payload)));
                 let Some((duration, payload)) = read else { continue };
-                transceiver.arrivals.add(*ssrc, sequence);
+                transceiver.arrivals.add(*ssrc, sequence, packet.timestamp);
                 let copy = Packet {
                     sequence,
                     timestamp: audio.timestamp.saturating_sub(u64::from(block.offset)),

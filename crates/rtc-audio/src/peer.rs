@@ -319,7 +319,7 @@ impl Peer {
 
     /// Whether a packet of audio is missing that may still come in time.
     pub fn misses_packets(&self) -> bool {
-        self.transceivers.iter().any(|transceiver| transceiver.arrivals.has_holes())
+        self.transceivers.iter().any(|transceiver| transceiver.arrivals.misses_any(self.now))
     }
 
     /// When [`Self::handle_timeout`] is to be called at the latest.

@@ -32,9 +32,9 @@ const RETRY_PULLS: u32 = 10;
 const MOST_QUEUED: u32 = RTP_CLOCK / 20;
 /// RTP time of a pull.
 const PULL_RTP: u32 = RTP_CLOCK / 100;
-/// Pulls given ahead at most: what a network that stood still brings at once, and no more of what a
-/// sender sends faster than it sounds.
-const MOST_AHEAD: u32 = 50;
+/// Pulls given ahead at most, 2.5 s: what a network that stood still brings at once, and no more of what
+/// a sender sends faster than it sounds.
+const MOST_AHEAD: u32 = 250;
 /// After so much sound was made up, nothing is about to come.
 const DRY_MS: u64 = 60;
 /// How much less alike two places may be each time none was found, down to the least.
@@ -150,7 +150,8 @@ impl Playout {
 
     /// As [`Self::new`], for a listener that takes what there is by [`Self::pull_ahead`].
     pub fn unpaced(sample_rate: u32, channels: u32) -> Result<Self, CodecError> {
-        Ok(Self { unpaced: true, ..Self::new(sample_rate, channels)? })
+        let buffer = JitterBuffer::keeping_all();
+        Ok(Self { unpaced: true, buffer, ..Self::new(sample_rate, channels)? })
     }
 
     /// Samples of one pull, all channels.

@@ -299,6 +299,9 @@ fn starvation_fades_to_silence_and_the_stream_comes_back_without_a_click() {
         assert!(steepest(&heard) < 2.0, "{} after a gap of {gap}", steepest(&heard));
         assert!(stats.concealment_events <= 1, "{} events", stats.concealment_events);
         if gap >= 20 {
+            assert_eq!(stats.concealment_events, 1, "a gap of {gap}");
+            let made_up = stats.concealed_samples / (160 * 2);
+            assert!(made_up + 5 >= gap && made_up <= gap + 5, "{made_up} frames of {gap}");
             let silent = heard.chunks(160).filter(|frame| audio_level(frame) < -70).count();
             assert!(silent as u64 >= gap * 2 - 18, "{silent} silent frames of {gap} lost");
         }
