@@ -306,7 +306,9 @@ impl PeerConnection {
             });
         }
         let text = self.negotiate(|state| {
+            let lost = matches!(state.peer.state(), PeerState::Disconnected | PeerState::Failed);
             state.orders.gather_again |= options.ice_restart;
+            state.orders.renew_paths |= options.ice_restart && lost;
             state.peer.create_offer(options.ice_restart)
         })?;
         Ok(SessionDescription { text, sdp_type: SdpType::Offer })

@@ -75,6 +75,25 @@ fn write_certificate(folder: &Path) -> Vec<u8> {
     authority.der().to_vec()
 }
 
+/// Runs coturn as configured there.
+fn run(folder: &Path) -> Child {
+    Command::new("turnserver")
+        .arg("-c")
+        .arg(folder.join("conf"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| {
+            assert_ne!(
+                error.kind(),
+                ErrorKind::NotFound,
+                "this test needs the TURN server coturn: on Debian or Ubuntu run \
+                 `sudo apt-get install coturn`, or `cargo xtask tools`"
+            );
+            panic!("turnserver does not start: {error}");
+        })
+}
+
 impl Turn {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -93,30 +112,29 @@ impl Turn {
             path("log"),
         );
         fs::write(folder.path().join("conf"), config).unwrap();
-        let server = Command::new("turnserver")
-            .args(["-c", &path("conf")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| {
-                assert_ne!(
-                    error.kind(),
-                    ErrorKind::NotFound,
-                    "this test needs the TURN server coturn: on Debian or Ubuntu run \
-                     `sudo apt-get install coturn`, or `cargo xtask tools`"
-                );
-                panic!("turnserver does not start: {error}");
-            });
+        let server = run(folder.path());
         let turn = Self { server, port, tls_port, authority, folder };
+        turn.wait_until_up().await;
+        turn
+    }
+
+    async fn wait_until_up(&self) {
         let up = async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", turn.tls_port)).await.is_err()
-                || tokio::net::TcpStream::connect(("127.0.0.1", turn.port)).await.is_err()
+            while tokio::net::TcpStream::connect(("127.0.0.1", self.tls_port)).await.is_err()
+                || tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err()
             {
                 sleep(Duration::from_millis(20)).await;
             }
         };
         timeout(BOUND, up).await.expect("coturn listens in time");
-        turn
+    }
+
+    /// Ends it, and starts another that knows of no allocation, on the same ports.
+    async fn restart(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        self.server = run(self.folder.path());
+        self.wait_until_up().await;
     }
 
     fn log(&self) -> String {
@@ -176,7 +194,15 @@ async fn next<T>(receiver: &mut Receiver<T>) -> T {
 }
 
 async fn negotiate(from: &PeerConnection, to: &PeerConnection) -> (String, String) {
-    let offer = from.create_offer(OfferOptions::default()).await.unwrap();
+    negotiate_with(from, to, OfferOptions::default()).await
+}
+
+async fn negotiate_with(
+    from: &PeerConnection,
+    to: &PeerConnection,
+    options: OfferOptions,
+) -> (String, String) {
+    let offer = from.create_offer(options).await.unwrap();
     from.set_local_description(offer.clone()).await.unwrap();
     to.set_remote_description(offer.clone()).await.unwrap();
     let answer = to.create_answer(AnswerOptions::default()).await.unwrap();
@@ -290,6 +316,44 @@ async fn call_by(turn: &Turn, url: String) {
 async fn a_call_that_may_only_be_relayed_over_udp_is_heard_both_ways() {
     let turn = Turn::start().await;
     call_by(&turn, format!("turn:127.0.0.1:{}", turn.port)).await;
+}
+
+#[tokio::test]
+async fn a_relayed_call_goes_on_by_an_ice_restart_after_its_server_has_forgotten_it() {
+    let mut turn = Turn::start().await;
+    let _turn = ONE_CALL.lock().await;
+    let factory = PeerConnectionFactory::default();
+    let url = format!("turn:127.0.0.1:{}", turn.port);
+    let relay_only = config(std::slice::from_ref(&url), PASSWORD, IceTransportsType::Relay);
+    let alice = side(&factory, relay_only);
+    let mut bob = side(&factory, RtcConfiguration::default());
+    let tone = play_tone(&factory, 440.0);
+    alice.connection.add_track(tone.into(), &["alice"]).unwrap();
+    negotiate(&alice.connection, &bob.connection).await;
+    let (seen, _) = mpsc::channel(1);
+    tokio::spawn(trickle(alice.candidates, bob.connection.clone(), seen.clone()));
+    tokio::spawn(trickle(bob.candidates, alice.connection.clone(), seen));
+    let track = next(&mut bob.tracks).await;
+    expect_tone(track.clone(), 440.0).await;
+
+    turn.restart().await;
+    let lost = async {
+        while alice.connection.connection_state() != PeerConnectionState::Disconnected {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(BOUND, lost).await.expect("the loss is seen");
+    let restart = OfferOptions { ice_restart: true, ..OfferOptions::default() };
+    negotiate_with(&alice.connection, &bob.connection, restart).await;
+    let back = async {
+        while bob.connection.connection_state() != PeerConnectionState::Connected
+            || alice.connection.connection_state() != PeerConnectionState::Connected
+        {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), back).await.expect("a new relay leads there");
+    expect_tone(track, 440.0).await;
 }
 
 #[tokio::test]

@@ -94,6 +94,16 @@ impl Peer {
         });
     }
 
+    /// Takes out a relayed address over which nothing came any more: that the path is lost is known.
+    pub fn give_up_relayed(&mut self, address: SocketAddr) {
+        if self.sent_from == Some(address) {
+            self.sent_from = None;
+        }
+        self.remove_candidates(|candidate| {
+            candidate.kind() == CandidateKind::Relayed && candidate.addr() == address
+        });
+    }
+
     fn add_candidate(&mut self, candidate: Candidate) -> Option<Candidate> {
         let added = self.rtc.add_local_candidate(candidate).cloned();
         self.drain();

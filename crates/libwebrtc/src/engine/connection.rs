@@ -96,6 +96,8 @@ pub(crate) struct Orders {
     pub(crate) loopback_v6: bool,
     /// Ask the servers again: ICE is being restarted.
     pub(crate) gather_again: bool,
+    /// Connect and allocate anew: ICE is being restarted, and no path leads to the remote.
+    pub(crate) renew_paths: bool,
 }
 
 /// Servers, and which candidates may be used.

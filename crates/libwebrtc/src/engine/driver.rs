@@ -40,6 +40,8 @@ pub(super) struct Network {
     links: TcpLinks,
     gatherer: Gatherer,
     interfaces: watch::Receiver<Addresses>,
+    /// This host's addresses when they were last looked at.
+    host: Addresses,
     transports: Transports,
     loopback_v6: bool,
     /// What was gathered and is to be seen to.
@@ -50,7 +52,9 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new(sockets: UdpSockets, interfaces: watch::Receiver<Addresses>) -> Self {
+        let host = interfaces.borrow().clone();
         Self {
+            host,
             sockets,
             links: TcpLinks::new(),
             gatherer: Gatherer::new(),
@@ -110,6 +114,11 @@ impl Network {
             self.loopback_v6 = true;
             self.follow_interfaces(state);
         }
+        if std::mem::take(&mut state.orders.renew_paths) {
+            self.links.end(|_| true);
+            self.gatherer.renew_relays(&mut self.gathered);
+            self.on_gathered(state);
+        }
         if std::mem::take(&mut state.orders.gather_again) {
             let bases = self.bases();
             self.gatherer.gather_again(clock::now(), &bases, &mut self.gathered);
@@ -129,8 +138,9 @@ impl Network {
     /// Brings the sockets in line with the addresses of this host that may be used.
     fn follow_interfaces(&mut self, state: &mut State) {
         let mut ips: Vec<IpAddr> = Vec::new();
+        let before = std::mem::replace(&mut self.host, self.interfaces.borrow_and_update().clone());
         if self.transports != Transports::Relay {
-            ips.extend_from_slice(&self.interfaces.borrow_and_update());
+            ips.extend_from_slice(&self.host);
             if self.loopback_v6 {
                 ips.push(IpAddr::V6(Ipv6Addr::LOCALHOST));
             }
@@ -140,7 +150,11 @@ impl Network {
             log::debug!("{} is gone", address.ip());
             state.peer.remove_local_address(*address);
         }
-        self.gatherer.remove_bases(&gone, &mut self.gathered);
+        self.gatherer.remove_bases(&gone);
+        let left: Vec<IpAddr> =
+            before.iter().filter(|ip| !self.host.contains(ip)).copied().collect();
+        self.gatherer.remove_paths(&left, &mut self.gathered);
+        self.links.end(|ip| left.contains(&ip));
         let mut new = Vec::new();
         for ip in ips {
             match self.sockets.add(ip) {
@@ -168,6 +182,10 @@ impl Network {
                 Gathered::Relayed { relayed, local } => state.peer.add_relayed(relayed, local),
                 Gathered::Gone { relayed } => {
                     state.peer.remove_local_address(relayed);
+                    None
+                }
+                Gathered::GivenUp { relayed } => {
+                    state.peer.give_up_relayed(relayed);
                     None
                 }
                 Gathered::Parcel { to, peer, data } => {
@@ -274,8 +292,8 @@ pub(super) async fn drive(
                     let mut state = connection.state.lock();
                     state.peer.handle_datagram(now, Protocol::Tcp, remote, local, &data);
                 }
-                TcpEvent::Gone { local, remote } => {
-                    network.links.forget(local, remote, clock::now());
+                TcpEvent::Gone { link, local, remote } => {
+                    network.links.forget(link, local, remote, clock::now());
                 }
             },
             Some(finding) = network.gatherer.next() => {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rtc_audio::ice_server::{ServerKind, ServerTransport, ServerUrl};
@@ -20,6 +20,8 @@ use crate::peer_connection_factory::IceServer;
 
 /// Servers used at most.
 const MAX_SERVERS: usize = 16;
+/// Addresses of a TURN server tried at most.
+const MAX_ADDRESSES: usize = 4;
 /// Findings that wait for the driver: a few flights of relayed datagrams.
 const QUEUE: usize = 256;
 /// How long an allocation must have held to be asked for again when it is lost.
@@ -69,6 +71,8 @@ pub(crate) enum Gathered {
     Relayed { relayed: SocketAddr, local: SocketAddr },
     /// A relayed address is gone.
     Gone { relayed: SocketAddr },
+    /// A relayed address is given up for another, which is looked for.
+    GivenUp { relayed: SocketAddr },
     /// A datagram came to a relayed address.
     Parcel { to: SocketAddr, peer: SocketAddr, data: Vec<u8> },
     /// Tell the application.
@@ -230,6 +234,22 @@ impl Gatherer {
         }
     }
 
+    /// Gives up what is relayed, and looks for it anew: no path led to the remote any more, and a server
+    /// that forgot us (it was restarted, or a NAT before it) says nothing of it.
+    pub(crate) fn renew_relays(&mut self, out: &mut Vec<Gathered>) {
+        let is_relaying = |search: &Search| matches!(search.state, State::Relaying { .. });
+        let (lost, kept) = std::mem::take(&mut self.searches).into_iter().partition(is_relaying);
+        self.searches = kept;
+        let lost: Vec<Search> = lost;
+        for search in lost {
+            if let State::Relaying { relayed, .. } = search.state {
+                self.relays.remove(&relayed);
+                out.push(Gathered::GivenUp { relayed });
+            }
+            self.search(search.server, out);
+        }
+    }
+
     fn ask(&mut self, now: Instant, origin: Origin, servers: &[SocketAddr], bases: &[SocketAddr]) {
         for base in bases {
             // A server on this host sees nothing that we do not; one elsewhere is not reached
@@ -246,16 +266,19 @@ impl Gatherer {
         }
     }
 
-    /// Forgets what hung on addresses that this host has no more; searches anew where it was a
-    /// relay's path.
-    pub(crate) fn remove_bases(&mut self, gone: &[SocketAddr], out: &mut Vec<Gathered>) {
+    /// Forgets what hung on sockets that are closed.
+    pub(crate) fn remove_bases(&mut self, gone: &[SocketAddr]) {
         self.bindings.retain(|(_, binding)| !gone.contains(&binding.base()));
+    }
+
+    /// Searches anew where a relay's path began at an address that this host has no more.
+    pub(crate) fn remove_paths(&mut self, gone: &[IpAddr], out: &mut Vec<Gathered>) {
         let lost: Vec<usize> = self
             .searches
             .iter()
             .enumerate()
             .filter(|(_, search)| match search.state {
-                State::Relaying { local, .. } => gone.iter().any(|g| g.ip() == local.ip()),
+                State::Relaying { local, .. } => gone.contains(&local.ip()),
                 _ => false,
             })
             .map(|(index, _)| index)
@@ -435,7 +458,7 @@ async fn look(
     url: ServerUrl,
     username: String,
     password: Secret,
-    parcels: mpsc::Receiver<Parcel>,
+    mut parcels: mpsc::Receiver<Parcel>,
     findings: &mpsc::Sender<Finding>,
 ) -> Result<(), (u16, String)> {
     let found = resolve(&url.host, url.port).await;
@@ -450,8 +473,17 @@ async fn look(
             let Some(server) = servers.first().copied() else {
                 return Err((UNREACHABLE, "the name has no address".to_owned()));
             };
-            let order = Order { origin, url, server, username, password };
-            relay::run(order, parcels, findings).await
+            let mut order = Order { origin, url, server, username, password };
+            let mut result = relay::run(&order, &mut parcels, findings).await;
+            // Of several addresses one may be down, or of a family that this host has not.
+            for other in servers.into_iter().skip(1).take(MAX_ADDRESSES - 1) {
+                if !matches!(result, Err((UNREACHABLE, _))) || parcels.is_closed() {
+                    break;
+                }
+                order.server = other;
+                result = relay::run(&order, &mut parcels, findings).await;
+            }
+            result
         }
     }
 }
@@ -503,11 +535,23 @@ mod tests {
     async fn a_relay_whose_path_is_gone_is_sought_again() {
         let (mut gatherer, _) = relaying(clock::now());
         let mut out = Vec::new();
-        gatherer.remove_bases(&[address("10.0.0.2:1")], &mut out);
+        gatherer.remove_paths(&[address("10.0.0.2:1").ip()], &mut out);
         assert!(out.is_empty());
-        gatherer.remove_bases(&[address("10.0.0.1:1")], &mut out);
+        gatherer.remove_paths(&[address("10.0.0.1:1").ip()], &mut out);
         assert!(matches!(out[..], [Gathered::Gone { .. }]), "{out:?}");
         assert!(gatherer.is_searching());
+    }
+
+    #[tokio::test]
+    async fn a_relay_over_which_nothing_comes_any_more_is_sought_again() {
+        let (mut gatherer, origin) = relaying(clock::now());
+        let mut out = Vec::new();
+        gatherer.renew_relays(&mut out);
+        assert!(matches!(out[..], [Gathered::GivenUp { .. }]), "{out:?}");
+        assert!(gatherer.is_searching() && gatherer.searches[0].origin != origin);
+        assert!(gatherer.relays.is_empty());
+        gatherer.renew_relays(&mut out);
+        assert_eq!((gatherer.searches.len(), out.len()), (1, 1), "it is looked for already");
     }
 
     #[tokio::test]

@@ -47,10 +47,11 @@ pub(super) struct Order {
     pub(super) password: Secret,
 }
 
-/// Runs an allocation until the sender of `parcels` is gone, then gives it back. Says how it ended.
+/// Runs an allocation until the sender of `parcels` is gone, then gives it back. Says how it ended: an
+/// error, if there never was an address.
 pub(super) async fn run(
-    order: Order,
-    mut parcels: mpsc::Receiver<Parcel>,
+    order: &Order,
+    parcels: &mut mpsc::Receiver<Parcel>,
     findings: &mpsc::Sender<Finding>,
 ) -> Result<(), (u16, String)> {
     let unreachable = |error: io::Error| (turn::UNREACHABLE, describe(&order.url, &error));
@@ -59,8 +60,7 @@ pub(super) async fn run(
             let socket = connect_udp(order.server).await.map_err(unreachable)?;
             let local = socket.local_addr().map_err(unreachable)?;
             let relay = order.relay(local, false);
-            drive(relay, Path::udp(socket, order.server), &order, local, &mut parcels, findings)
-                .await
+            drive(relay, Path::udp(socket, order.server), order, local, parcels, findings).await
         }
         ServerTransport::Tcp | ServerTransport::Tls => {
             let connected = timeout(CONNECT_WITHIN, connect_tcp(order.server)).await;
@@ -74,7 +74,7 @@ pub(super) async fn run(
                 let secured = secured.map_err(|_| unreachable(io::ErrorKind::TimedOut.into()))?;
                 Path::stream(secured.map_err(unreachable)?)
             };
-            drive(order.relay(local, true), path, &order, local, &mut parcels, findings).await
+            drive(order.relay(local, true), path, order, local, parcels, findings).await
         }
     }
 }

@@ -14,6 +14,8 @@ use tokio::time::timeout;
 const MAX_FRAME: usize = u16::MAX as usize;
 const TCP_QUEUE: usize = 256;
 const TCP_CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long a connection may refuse to take a frame.
+const WRITE_WITHIN: Duration = Duration::from_secs(5);
 /// How long a refused TCP address is left alone.
 const TCP_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,8 @@ pub(crate) enum TcpEvent {
     },
     /// The connection is gone.
     Gone {
+        /// Which of those between the two.
+        link: u64,
         /// The local candidate's address.
         local: SocketAddr,
         /// The server's address.
@@ -39,7 +43,7 @@ pub(crate) enum TcpEvent {
 }
 
 enum Link {
-    Up(mpsc::Sender<Vec<u8>>),
+    Up(u64, mpsc::Sender<Vec<u8>>),
     Refused(Instant),
 }
 
@@ -48,12 +52,13 @@ pub(crate) struct TcpLinks {
     links: HashMap<(SocketAddr, SocketAddr), Link>,
     events: mpsc::Sender<TcpEvent>,
     incoming: mpsc::Receiver<TcpEvent>,
+    last: u64,
 }
 
 impl TcpLinks {
     pub(crate) fn new() -> Self {
         let (events, incoming) = mpsc::channel(TCP_QUEUE);
-        Self { links: HashMap::new(), events, incoming }
+        Self { links: HashMap::new(), events, incoming, last: 0 }
     }
 
     /// Queues a frame, connecting first where needed. Dropped when the queue is full.
@@ -70,12 +75,13 @@ impl TcpLinks {
         if refused || data.len() > MAX_FRAME {
             return;
         }
-        if !matches!(self.links.get(&key), Some(Link::Up(_))) {
+        if !matches!(self.links.get(&key), Some(Link::Up(..))) {
+            self.last += 1;
             let (sender, frames) = mpsc::channel(TCP_QUEUE);
-            tokio::spawn(run_link(local, remote, frames, self.events.clone()));
-            self.links.insert(key, Link::Up(sender));
+            tokio::spawn(run_link(self.last, local, remote, frames, self.events.clone()));
+            self.links.insert(key, Link::Up(self.last, sender));
         }
-        if let Some(Link::Up(sender)) = self.links.get(&key) {
+        if let Some(Link::Up(_, sender)) = self.links.get(&key) {
             let mut frame = Vec::with_capacity(data.len() + 2);
             frame.extend_from_slice(&(data.len() as u16).to_be_bytes());
             frame.extend_from_slice(data);
@@ -91,12 +97,28 @@ impl TcpLinks {
     }
 
     /// Forgets a connection that is gone.
-    pub(crate) fn forget(&mut self, local: SocketAddr, remote: SocketAddr, now: Instant) {
-        self.links.insert((local, remote), Link::Refused(now));
+    pub(crate) fn forget(
+        &mut self,
+        link: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+    ) {
+        if let Some(known) = self.links.get_mut(&(local, remote))
+            && matches!(known, Link::Up(current, _) if *current == link)
+        {
+            *known = Link::Refused(now);
+        }
+    }
+
+    /// Ends the connections from these addresses: what is sent from there next connects anew.
+    pub(crate) fn end(&mut self, is_ended: impl Fn(IpAddr) -> bool) {
+        self.links.retain(|(local, _), _| !is_ended(local.ip()));
     }
 }
 
 async fn run_link(
+    link: u64,
     local: SocketAddr,
     remote: SocketAddr,
     mut frames: mpsc::Receiver<Vec<u8>>,
@@ -107,7 +129,8 @@ async fn run_link(
         let (reader, mut writer) = stream.into_split();
         let write = async {
             while let Some(frame) = frames.recv().await {
-                if writer.write_all(&frame).await.is_err() {
+                // A path that swallows all would hold this task for as long as TCP hopes.
+                if !matches!(timeout(WRITE_WITHIN, writer.write_all(&frame)).await, Ok(Ok(()))) {
                     break;
                 }
             }
@@ -118,7 +141,7 @@ async fn run_link(
         }
     }
     // Nobody listens any more when the peer connection is closed.
-    let _ = events.send(TcpEvent::Gone { local, remote }).await;
+    let _ = events.send(TcpEvent::Gone { link, local, remote }).await;
 }
 
 async fn read_frames(
@@ -173,6 +196,28 @@ mod tests {
         assert_eq!(data, b"yes");
         drop(stream);
         assert!(matches!(links.receive().await, Some(TcpEvent::Gone { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_ended_is_not_taken_for_the_one_that_follows_it() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let remote = listener.local_addr().unwrap();
+        let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9);
+        let mut links = TcpLinks::new();
+        links.send(local, remote, b"one", clock::now());
+        let (mut first, _) = listener.accept().await.unwrap();
+        links.end(|ip| ip == local.ip());
+        links.send(local, remote, b"two", clock::now());
+        let (mut second, _) = listener.accept().await.unwrap();
+        let mut frame = Vec::new();
+        first.read_to_end(&mut frame).await.unwrap();
+        assert_eq!(frame, b"\0\x03one");
+        let Some(TcpEvent::Gone { link, .. }) = links.receive().await else { panic!("it ends") };
+        links.forget(link, local, remote, clock::now());
+        links.send(local, remote, b"three", clock::now());
+        let mut frames = [0; 12];
+        second.read_exact(&mut frames).await.unwrap();
+        assert_eq!(&frames, b"\0\x03two\0\x05three");
     }
 
     #[tokio::test]
