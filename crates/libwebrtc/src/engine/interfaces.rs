@@ -1,6 +1,6 @@
 //! The addresses of this host, looked at once for all connections of the process.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,7 +25,9 @@ fn look() -> Addresses {
         return addresses.into();
     }
     match if_addrs::get_if_addrs() {
-        Ok(interfaces) => usable(interfaces.iter().map(if_addrs::Interface::ip)).into(),
+        Ok(interfaces) => {
+            usable(interfaces.iter().map(if_addrs::Interface::ip), &outward_addresses()).into()
+        }
         Err(error) => {
             log::warn!("network interfaces cannot be listed: {error}");
             Arc::from([IpAddr::V4(Ipv4Addr::LOCALHOST)])
@@ -33,7 +35,22 @@ fn look() -> Addresses {
     }
 }
 
-fn usable(all: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+/// The addresses that this host's packets to the world have, by its routes. Nothing is sent: the
+/// destinations are of those kept for documentation (RFC 5737, RFC 3849).
+fn outward_addresses() -> Vec<IpAddr> {
+    let source = |any: IpAddr, world: IpAddr| {
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((world, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    let v4 = source(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(198, 51, 100, 1).into());
+    let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+    let v6 = source(Ipv6Addr::UNSPECIFIED.into(), v6.into());
+    v4.into_iter().chain(v6).collect()
+}
+
+/// Those of all addresses that are used, the outward ones of each family first.
+fn usable(all: impl Iterator<Item = IpAddr>, outward: &[IpAddr]) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = all
         .filter(|ip| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast())
         .filter(|ip| match ip {
@@ -41,7 +58,7 @@ fn usable(all: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
             IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none(),
         })
         .collect();
-    found.sort_unstable();
+    found.sort_unstable_by_key(|ip| (!outward.contains(ip), *ip));
     found.dedup();
     // Neither family may crowd out the other.
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = found.into_iter().partition(IpAddr::is_ipv4);
@@ -118,16 +135,26 @@ mod tests {
             "0.0.0.0",
         ]);
         let expected = ips(&["10.0.0.1", "2001:db8::1", "fd00::1", "127.0.0.1"]);
-        assert_eq!(usable(all.into_iter()), expected);
+        assert_eq!(usable(all.into_iter(), &[]), expected);
     }
 
     #[test]
     fn many_addresses_of_one_family_leave_room_for_the_other() {
         let v4 = (1..20).map(|i| IpAddr::from([10, 0, 0, i]));
         let v6 = (1..20).map(|i| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, i]));
-        let used = usable(v4.clone().chain(v6));
+        let used = usable(v4.clone().chain(v6), &[]);
         assert_eq!(used.len(), MAX_ADDRESSES);
         assert_eq!(used.iter().filter(|ip| ip.is_ipv6()).count(), 3);
-        assert_eq!(usable(v4).len(), MAX_ADDRESSES);
+        assert_eq!(usable(v4, &[]).len(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn the_address_that_leads_outwards_is_not_crowded_out_by_bridges() {
+        let bridges = (17..30).map(|i| IpAddr::from([172, i, 0, 1]));
+        let all = bridges.chain(ips(&["192.168.1.5", "2001:db8::1", "2001:db8::2"]));
+        let used = usable(all, &ips(&["192.168.1.5", "2001:db8::2"]));
+        assert_eq!(used.len(), MAX_ADDRESSES);
+        assert_eq!(used[0], ips(&["192.168.1.5"])[0]);
+        assert!(used.contains(&ips(&["2001:db8::2"])[0]));
     }
 }
