@@ -206,6 +206,13 @@ impl TransceiverHandle {
         connection: &Arc<Connection>,
         track: Option<MediaStreamTrack>,
     ) {
+        // First the old: it may be the same.
+        let old = std::mem::replace(&mut *self.sending.lock(), track.clone());
+        if let Some(MediaStreamTrack::Audio(old)) = old
+            && let Kind::Local(local) = &old.kind
+        {
+            local.detach(self.id, connection);
+        }
         if let Some(MediaStreamTrack::Audio(new)) = &track
             && let Kind::Local(local) = &new.kind
         {
@@ -218,12 +225,6 @@ impl TransceiverHandle {
                 connection.with(|state| state.peer.set_sealing(self.id, Some(undecided)));
             }
             local.attach(connection, self.id);
-        }
-        let old = std::mem::replace(&mut *self.sending.lock(), track);
-        if let Some(MediaStreamTrack::Audio(old)) = old
-            && let Kind::Local(local) = &old.kind
-        {
-            local.detach(self.id, connection);
         }
     }
 

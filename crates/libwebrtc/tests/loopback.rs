@@ -161,6 +161,21 @@ async fn expect_goodbye(side: &mut Side) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_track_that_is_set_again_goes_on() {
+    let factory = PeerConnectionFactory::default();
+    let (alice, mut bob) = (side(&factory), side(&factory));
+    let (source, track) = audio_track(&factory, 24_000);
+    let sender = alice.connection.add_track(track.clone().into(), &["alice"]).unwrap();
+    negotiate(&alice.connection, &bob.connection).await;
+    let playing = play_tone(source, 440.0);
+    let at_bob = next(&mut bob.tracks).await;
+    expect_tone(at_bob.clone(), 16_000, 440.0).await;
+    sender.set_track(Some(track.into())).unwrap();
+    expect_tone(at_bob, 16_000, 440.0).await;
+    playing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_who_listens_says_goodbye() {
     let factory = PeerConnectionFactory::default();
     let (mut alice, mut bob) = (side(&factory), side(&factory));
