@@ -2,11 +2,19 @@
 
 use str0m::Input;
 use str0m::channel::ChannelId;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::data_channel::{Channel, ChannelInit, ChannelKey, ChannelState, SendError};
 use crate::negotiation::is_anchor;
 use crate::peer::{Event, Peer, PeerError};
+
+/// Channels that the remote may open over a connection's life, and the bytes of all their labels. A
+/// channel's figures stay when it is closed.
+const MAX_OPENED: usize = 1_024;
+const MAX_LABELS: usize = 1 << 16;
+/// Bytes of label and protocol of a channel that we open in-band: str0m writes them to one packet, and
+/// breaks where they do not fit.
+const MAX_NAMES: usize = 1_200;
 
 impl Peer {
     /// Makes a data channel. It opens when the connection is up; before the first, an offer must
@@ -14,6 +22,9 @@ impl Peer {
     pub fn create_channel(&mut self, init: ChannelInit) -> Result<ChannelKey, PeerError> {
         if self.closed {
             return Err(PeerError::State("the connection is closed"));
+        }
+        if init.negotiated.is_none() && init.label.len() + init.protocol.len() > MAX_NAMES {
+            return Err(PeerError::State("the data channel's label and protocol are too long"));
         }
         let taken = init.negotiated.is_some()
             && self
@@ -172,6 +183,13 @@ impl Peer {
             self.set_channel_state(index, ChannelState::Open);
             return;
         }
+        let labels = self.opened_labels + label.len();
+        if self.opened >= MAX_OPENED || labels > MAX_LABELS {
+            debug!("the remote opens too many data channels");
+            self.rtc.direct_api().close_data_channel(id);
+            return;
+        }
+        (self.opened, self.opened_labels) = (self.opened + 1, labels);
         let key = ChannelKey(self.new_id());
         let mut channel = Channel::new(key, ChannelInit { label, ..ChannelInit::default() });
         channel.id = Some(id);

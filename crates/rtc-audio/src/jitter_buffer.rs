@@ -517,7 +517,7 @@ impl JitterBuffer {
         let piled = |held: usize| held > 1 && held as i64 * frame > limit;
         while piled(self.held) && !self.keeps_all {
             let next = self.slots[index(self.next_sequence)].as_ref();
-            if !next.is_some_and(|next| self.transits.relative(next.timestamp, now) > limit) {
+            if next.is_none_or(|next| self.transits.relative(next.timestamp, now) <= limit) {
                 return;
             }
             self.drop_next();

@@ -56,7 +56,8 @@ impl Peer {
     }
 
     fn write_audio(&mut self, now: Instant, index: usize, frame: &EncodedFrame) -> bool {
-        if !self.rtc.is_connected() {
+        // str0m would queue for good what is written after either side's goodbye.
+        if !self.rtc.is_connected() || self.closed || self.goodbye {
             return false;
         }
         let Some(mid) = self.transceivers.get(index).and_then(|t| t.mid) else { return false };

@@ -9,7 +9,7 @@ use str0m::media::{Direction as RtcDirection, Mid};
 use tracing::{debug, warn};
 
 use crate::opus_format::{opus_formats, with_opus_first};
-use crate::peer::{Peer, PeerError};
+use crate::peer::{CONNECT_WITHIN, Peer, PeerError};
 use crate::sdp::{self, Direction, Kind, Section};
 use crate::transceiver::{MediaType, TrackChange, Transceiver, TransceiverId};
 
@@ -205,6 +205,8 @@ impl Peer {
         if ice_restart {
             api.ice_restart(true);
             self.moved = false;
+            // The new attempt has the time of any other, whatever was left of the old path's.
+            self.fail_at = self.fail_at.map(|_| self.now + CONNECT_WITHIN);
         }
         if !api.has_changes() {
             // str0m makes no offer without a change: there and back is one.

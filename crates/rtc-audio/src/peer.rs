@@ -36,7 +36,7 @@ const FAILED_AFTER_MOVE: Duration = Duration::from_millis(500);
 /// times, tells whether the call is over or to be made anew.
 const FAILED_AFTER_GOODBYE: Duration = Duration::from_secs(2);
 /// How long the first connection may take.
-const CONNECT_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 /// Data that SCTP holds until it is acknowledged: bounds throughput at this much a round trip.
 const SCTP_BUFFER: usize = 512 * 1024;
 /// Datagrams kept that came before their path was found good: a flight of a handshake.
@@ -125,13 +125,16 @@ pub struct Peer {
     pub(crate) negotiation: Negotiation,
     pub(crate) routes: Routes,
     pub(crate) closed: bool,
+    /// Data channels that the remote opened, and the bytes of their labels.
+    pub(crate) opened: usize,
+    pub(crate) opened_labels: usize,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) remote_candidates: Vec<Candidate>,
     pub(crate) transports: Transports,
     next_id: u32,
     state: PeerState,
     pub(crate) ice: IceConnectionState,
-    fail_at: Option<Instant>,
+    pub(crate) fail_at: Option<Instant>,
     /// When the remote was last heard.
     heard: Instant,
     /// Where media and data were last sent from.
@@ -139,7 +142,7 @@ pub struct Peer {
     /// The address that we sent from is gone: only an ICE restart mends that.
     pub(crate) moved: bool,
     /// The remote has closed the connection.
-    goodbye: bool,
+    pub(crate) goodbye: bool,
     transmits: VecDeque<Transmit>,
     early: VecDeque<Early>,
     pub(crate) events: VecDeque<Event>,
@@ -192,6 +195,8 @@ impl Peer {
             negotiation: Negotiation::default(),
             routes: Routes::new(),
             closed: false,
+            opened: 0,
+            opened_labels: 0,
             candidates: Vec::new(),
             remote_candidates: Vec::new(),
             transports: Transports::default(),

@@ -391,6 +391,65 @@ fn a_lost_path_fails_and_an_ice_restart_brings_it_back() {
 }
 
 #[test]
+fn an_ice_restart_has_its_time_whatever_was_left_of_the_old_path_s() {
+    let mut call = Call::clean();
+    send_only(&mut call.peers[0]);
+    call.negotiate(0, false);
+    call.connect();
+    let dead = || NetemConfig::new().loss(RandomLoss::new(Probability::new(1.0)));
+    call.links = [Netem::new(dead()), Netem::new(dead())];
+    call.run_until("the loss", |call| call.state(0) == PeerState::Disconnected);
+    let almost = call.now + Duration::from_millis(5_500);
+    call.run_until("almost the failure", |call| call.now >= almost);
+    call.negotiate(0, true);
+    let later = call.now + Duration::from_secs(3);
+    call.run_until("three seconds", |call| call.now >= later);
+    assert_ne!(call.state(0), PeerState::Failed);
+    let alive = || NetemConfig::new().latency(Duration::from_millis(5));
+    call.links = [Netem::new(alive()), Netem::new(alive())];
+    call.run_until("the path", |call| call.state(0) == PeerState::Connected);
+}
+
+#[test]
+fn nothing_is_queued_after_either_side_s_goodbye() {
+    for closing in 0..2 {
+        let mut call = Call::clean();
+        let id = send_only(&mut call.peers[0]);
+        call.negotiate(0, false);
+        call.connect();
+        let mut queue = SendQueue::new(48_000, 1).unwrap();
+        let frame = queue.tick().unwrap().unwrap();
+        let now = call.now;
+        assert!(call.peers[0].send_audio(now, id, &frame));
+        call.peers[closing].close();
+        call.run_until("the goodbye", |call| call.state(0) != PeerState::Connected);
+        let now = call.now;
+        assert!(!call.peers[0].send_audio(now, id, &frame));
+    }
+}
+
+#[test]
+fn the_data_channels_that_a_remote_opens_are_bounded() {
+    let mut call = Call::clean();
+    let open = |call: &mut Call, label: usize| {
+        let init = ChannelInit { label: "x".repeat(label), ..ChannelInit::default() };
+        call.peers[0].create_channel(init)
+    };
+    assert!(open(&mut call, 1_201).is_err(), "it would not fit into a packet");
+    open(&mut call, 1).unwrap();
+    call.negotiate(0, false);
+    call.connect();
+    for _ in 0..60 {
+        open(&mut call, 1_200).unwrap();
+    }
+    let later = call.now + Duration::from_secs(5);
+    call.run_until("five seconds", |call| call.now >= later);
+    assert_eq!(call.peers[1].channels().len(), 1 + 54, "64 KB of labels");
+    open(&mut call, 1).unwrap();
+    call.run_until("one more", |call| call.peers[1].channels().len() == 56);
+}
+
+#[test]
 fn closing_tells_the_other_side() {
     let mut call = Call::clean();
     send_only(&mut call.peers[0]);
