@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use crate::codec::{FRAME_RTP, RTP_CLOCK, carries_copy};
 use crate::transits::{RESYNC_US, Transits};
 
+/// More than an extended timestamp becomes in 100 years.
+pub(crate) const MAX_TIMESTAMP: u64 = (1 << 48) - 1;
 /// Packets held at most: 2.5 s of 20 ms frames. A power of two, to index by sequence number.
 const CAPACITY: usize = 128;
 /// Delay before anything is known of the network: more than a machine's own unsteadiness, less
@@ -79,10 +81,10 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Whether a sequence number and a timestamp are ones that count up from 16 and 32 bits. Extended from
-    /// a sender's step back below its first packet they come out near the type's limit.
+    /// Whether a sequence number and a timestamp are ones that count up from 16 and 32 bits, so that no
+    /// sum of them overflows.
     pub fn is_possible(sequence: u64, timestamp: u64) -> bool {
-        sequence >> 48 == 0 && timestamp >> 48 == 0
+        sequence >> 48 == 0 && timestamp <= MAX_TIMESTAMP
     }
 }
 
@@ -219,7 +221,7 @@ impl Default for JitterBuffer {
 }
 
 impl JitterBuffer {
-    /// One for a player that takes whatever has piled up as fast as it comes.
+    /// One for a player that would rather be late for a while than miss a word.
     pub fn keeping_all() -> Self {
         Self { keeps_all: true, ..Self::default() }
     }

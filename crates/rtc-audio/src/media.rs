@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use crate::codec::packet_duration;
 use crate::frame_crypto::{CLEAR_OPUS, FrameTransform, Transform};
-use crate::jitter_buffer::{Origin, Packet};
+use crate::jitter_buffer::{MAX_TIMESTAMP, Origin, Packet};
 use crate::peer::{Event, Peer};
 use crate::red::{self, Block};
 use crate::send_queue::EncodedFrame;
@@ -156,7 +156,9 @@ impl Peer {
         // The count of frames of an encrypted packet can be read only after.
         let payload = sealed.and_then(|sealed| transceiver.opening.apply(&sealed, CLEAR_OPUS));
         let read = payload.and_then(|payload| Some((packet_duration(&payload)?, payload)));
-        let possible = Packet::is_possible(sequence, packet.time.numer());
+        // A step back below the first time of a stream is extended below zero: of 64 bits, 48 count.
+        let timestamp = packet.time.numer() & MAX_TIMESTAMP;
+        let possible = Packet::is_possible(sequence, timestamp);
         let Some((duration, payload)) = read.filter(|_| possible) else {
             transceiver.received.discarded += 1;
             return;
@@ -166,7 +168,7 @@ impl Peer {
         let audio = Packet {
             ssrc: *ssrc,
             sequence,
-            timestamp: packet.time.numer(),
+            timestamp,
             duration,
             arrival: packet.timestamp,
             origin: if resent { Origin::Resent } else { Origin::Sent },

@@ -436,7 +436,12 @@ impl Peer {
                 self.set_state(PeerState::Connecting);
             }
             IceConnectionState::Connected | IceConnectionState::Completed => self.on_path(),
-            IceConnectionState::Disconnected => self.on_lost(FAILED_AFTER),
+            IceConnectionState::Disconnected => {
+                // While a path is looked for, that there is none yet shortens nothing.
+                let known = self.fail_at;
+                self.on_lost(FAILED_AFTER);
+                self.fail_at = known.or(self.fail_at);
+            }
         }
     }
 

@@ -32,9 +32,10 @@ const RETRY_PULLS: u32 = 10;
 const MOST_QUEUED: u32 = RTP_CLOCK / 20;
 /// RTP time of a pull.
 const PULL_RTP: u32 = RTP_CLOCK / 100;
-/// Pulls given ahead at most, 2.5 s: what a network that stood still brings at once, and no more of what
-/// a sender sends faster than it sounds.
-const MOST_AHEAD: u32 = 250;
+/// Pulls given ahead at most: what a network that stood still brings at once, and no more of what a
+/// sender sends faster than it sounds. What is given ahead is not made up for when it runs out: a lost
+/// packet, or the end of what is said, is heard of so much later.
+const MOST_AHEAD: u32 = 50;
 /// After so much sound was made up, nothing is about to come.
 const DRY_MS: u64 = 60;
 /// How much less alike two places may be each time none was found, down to the least.

@@ -284,10 +284,10 @@ impl Framer {
         if available > 0 && std::mem::take(&mut self.broke_off) {
             ramp(&mut head[..fade], self.channels, Ramp::Up);
         }
-        if available > 0 && !rest.is_empty() {
-            self.broke_off = true;
+        if available > 0 && !rest.is_empty() && !self.ended {
             ramp(&mut head[available - fade..], self.channels, Ramp::Down);
         }
+        self.broke_off |= !rest.is_empty() && (available > 0 || self.sounding);
         match (self.was_silent, self.silent) {
             (false, true) if self.sounding => {
                 let (head, tail) = self.frame.split_at_mut(self.fade);
@@ -457,6 +457,7 @@ mod tests {
         let last = heard(&mut queue).to_vec();
         assert!(last.windows(2).all(|pair| pair[0] >= pair[1]), "no click");
         assert!(last[0] > 7_000 && last[239] == 0 && last[240..].iter().all(|s| *s == 0));
+        assert!((3_900..4_100).contains(&last[120]), "once: {}", last[120]);
         for _ in 0..5 {
             assert!(heard(&mut queue).iter().all(|sample| *sample == 0));
         }
@@ -509,6 +510,18 @@ mod tests {
         assert!(again[0] == 0 && again.is_sorted());
         assert_eq!(again[240..], [8_000; 240]);
         assert_eq!(heard(&mut queue)[..], [8_000; FRAME]);
+    }
+
+    #[test]
+    fn sound_that_runs_dry_at_the_end_of_a_frame_fades_in_when_it_goes_on() {
+        let mut queue = queue();
+        queue.push(&[8_000; FRAME]);
+        queue.tick().unwrap();
+        assert_eq!(queue.tick().unwrap(), None, "the rest may be on its way");
+        assert!(heard(&mut queue).iter().all(|sample| *sample == 0));
+        queue.push(&[8_000; FRAME]);
+        let again = heard(&mut queue);
+        assert!(again[0] == 0 && again.is_sorted() && again[240..] == [8_000; 240]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rtc_audio::stun::{Binding, Outcome};
 use rtc_audio::turn::UNREACHABLE;
 use tokio::sync::mpsc;
 
+use super::clock;
 use super::relay::{self, Order, Parcel};
 use super::resolve::resolve;
 use crate::peer_connection::IceCandidateError;
@@ -22,6 +23,8 @@ use crate::peer_connection_factory::IceServer;
 const MAX_SERVERS: usize = 16;
 /// Addresses of a TURN server tried at most.
 const MAX_ADDRESSES: usize = 4;
+/// How long others are tried after the first: a connection has 30 s.
+const TRY_OTHERS_FOR: Duration = Duration::from_secs(12);
 /// Findings that wait for the driver: a few flights of relayed datagrams.
 const QUEUE: usize = 256;
 /// How long an allocation must have held to be asked for again when it is lost.
@@ -476,12 +479,15 @@ async fn look(
             let mut order = Order { origin, url, server, username, password };
             let mut result = relay::run(&order, &mut parcels, findings).await;
             // Of several addresses one may be down, or of a family that this host has not.
+            let begun = clock::now();
             for other in servers.into_iter().skip(1).take(MAX_ADDRESSES - 1) {
-                if !matches!(result, Err((UNREACHABLE, _))) || parcels.is_closed() {
+                let failed = matches!(result, Err((UNREACHABLE, _)));
+                if !failed || parcels.is_closed() || clock::now() > begun + TRY_OTHERS_FOR {
                     break;
                 }
                 order.server = other;
-                result = relay::run(&order, &mut parcels, findings).await;
+                // What is told is what was wrong with the first.
+                result = relay::run(&order, &mut parcels, findings).await.or(result);
             }
             result
         }
@@ -490,7 +496,6 @@ async fn look(
 
 #[cfg(test)]
 mod tests {
-    use super::super::clock;
     use super::*;
 
     const SECRET: &str = "s3cr3t";

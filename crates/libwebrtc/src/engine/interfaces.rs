@@ -20,13 +20,14 @@ pub(crate) type Addresses = Arc<[IpAddr]>;
 /// Addresses that ICE may use, IPv4 loopback last: a server may run on this host. Left out are
 /// link-local ones (they need a scope, and lead nowhere beyond) and IPv6 loopback, which is bound
 /// when the remote names it.
-fn look() -> Addresses {
+fn look(known: &[IpAddr]) -> Addresses {
     if let Some(addresses) = testing::addresses() {
         return addresses.into();
     }
     match if_addrs::get_if_addrs() {
         Ok(interfaces) => {
-            usable(interfaces.iter().map(if_addrs::Interface::ip), &outward_addresses()).into()
+            usable(interfaces.iter().map(if_addrs::Interface::ip), &outward_addresses(), known)
+                .into()
         }
         Err(error) => {
             log::warn!("network interfaces cannot be listed: {error}");
@@ -49,8 +50,9 @@ fn outward_addresses() -> Vec<IpAddr> {
     v4.into_iter().chain(v6).collect()
 }
 
-/// Those of all addresses that are used, the outward ones of each family first.
-fn usable(all: impl Iterator<Item = IpAddr>, outward: &[IpAddr]) -> Vec<IpAddr> {
+/// Those of all addresses that are used: the outward ones of each family first, then those known before,
+/// since calls may run over them.
+fn usable(all: impl Iterator<Item = IpAddr>, outward: &[IpAddr], known: &[IpAddr]) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = all
         .filter(|ip| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast())
         .filter(|ip| match ip {
@@ -58,7 +60,7 @@ fn usable(all: impl Iterator<Item = IpAddr>, outward: &[IpAddr]) -> Vec<IpAddr> 
             IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none(),
         })
         .collect();
-    found.sort_unstable_by_key(|ip| (!outward.contains(ip), *ip));
+    found.sort_unstable_by_key(|ip| (!outward.contains(ip), !known.contains(ip), *ip));
     found.dedup();
     // Neither family may crowd out the other.
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = found.into_iter().partition(IpAddr::is_ipv4);
@@ -75,13 +77,14 @@ pub(crate) fn watch_addresses() -> watch::Receiver<Addresses> {
     let mut first = false;
     let list = LIST.get_or_init(|| {
         first = true;
-        watch::channel(look()).0
+        watch::channel(look(&[])).0
     });
     if first {
         tokio::spawn(keep_looking(list));
     } else if list.receiver_count() == 0 {
         // Nobody was there to look for.
-        update(list, look());
+        let known = list.borrow().clone();
+        update(list, look(&known));
     }
     let mut receiver = list.subscribe();
     receiver.mark_unchanged();
@@ -107,7 +110,8 @@ async fn keep_looking(list: &'static watch::Sender<Addresses>) {
             continue;
         }
         // A handful of netlink messages, but no thread of the audio path waits for the kernel.
-        if let Ok(now) = tokio::task::spawn_blocking(look).await {
+        let known = list.borrow().clone();
+        if let Ok(now) = tokio::task::spawn_blocking(move || look(&known)).await {
             update(list, now);
         }
     }
@@ -115,6 +119,8 @@ async fn keep_looking(list: &'static watch::Sender<Addresses>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn ips(texts: &[&str]) -> Vec<IpAddr> {
@@ -135,25 +141,27 @@ mod tests {
             "0.0.0.0",
         ]);
         let expected = ips(&["10.0.0.1", "2001:db8::1", "fd00::1", "127.0.0.1"]);
-        assert_eq!(usable(all.into_iter(), &[]), expected);
+        assert_eq!(usable(all.into_iter(), &[], &[]), expected);
     }
 
     #[test]
     fn many_addresses_of_one_family_leave_room_for_the_other() {
         let v4 = (1..20).map(|i| IpAddr::from([10, 0, 0, i]));
         let v6 = (1..20).map(|i| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, i]));
-        let used = usable(v4.clone().chain(v6), &[]);
+        let used = usable(v4.clone().chain(v6), &[], &[]);
         assert_eq!(used.len(), MAX_ADDRESSES);
         assert_eq!(used.iter().filter(|ip| ip.is_ipv6()).count(), 3);
-        assert_eq!(usable(v4, &[]).len(), MAX_ADDRESSES);
+        assert_eq!(usable(v4, &[], &[]).len(), MAX_ADDRESSES);
     }
 
     #[test]
     fn the_address_that_leads_outwards_is_not_crowded_out_by_bridges() {
         let bridges = (17..30).map(|i| IpAddr::from([172, i, 0, 1]));
         let all = bridges.chain(ips(&["192.168.1.5", "2001:db8::1", "2001:db8::2"]));
-        let used = usable(all, &ips(&["192.168.1.5", "2001:db8::2"]));
+        let used = usable(all.clone(), &ips(&["192.168.1.5", "2001:db8::2"]), &[]);
         assert_eq!(used.len(), MAX_ADDRESSES);
+        // A look that finds no route closes no socket of a call.
+        assert_eq!(usable(all, &[], &used).iter().collect::<HashSet<_>>(), used.iter().collect());
         assert_eq!(used[0], ips(&["192.168.1.5"])[0]);
         assert!(used.contains(&ips(&["2001:db8::2"])[0]));
     }

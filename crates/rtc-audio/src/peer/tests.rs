@@ -393,6 +393,10 @@ fn a_lost_path_fails_and_an_ice_restart_brings_it_back() {
 #[test]
 fn an_ice_restart_has_its_time_whatever_was_left_of_the_old_path_s() {
     let mut call = Call::clean();
+    let relayed = SocketAddr::from(([10, 0, 0, 9], 9_000));
+    let local = SocketAddr::from(([10, 0, 0, 1], 1_000));
+    call.peers[0].set_transports(Transports::Relay);
+    call.peers[0].add_relayed(relayed, local).unwrap();
     send_only(&mut call.peers[0]);
     call.negotiate(0, false);
     call.connect();
@@ -402,11 +406,14 @@ fn an_ice_restart_has_its_time_whatever_was_left_of_the_old_path_s() {
     let almost = call.now + Duration::from_millis(5_500);
     call.run_until("almost the failure", |call| call.now >= almost);
     call.negotiate(0, true);
-    let later = call.now + Duration::from_secs(3);
-    call.run_until("three seconds", |call| call.now >= later);
+    // Meanwhile the old path's address goes, and with it the last pair that could be tried.
+    call.peers[0].give_up_relayed(relayed);
+    let later = call.now + Duration::from_secs(10);
+    call.run_until("ten seconds", |call| call.now >= later);
     assert_ne!(call.state(0), PeerState::Failed);
     let alive = || NetemConfig::new().latency(Duration::from_millis(5));
     call.links = [Netem::new(alive()), Netem::new(alive())];
+    call.peers[0].add_relayed(SocketAddr::from(([10, 0, 0, 9], 9_001)), local).unwrap();
     call.run_until("the path", |call| call.state(0) == PeerState::Connected);
 }
 
