@@ -17,7 +17,10 @@ use crate::{
         source::SourceFile,
     },
     context::routing::Routing,
-    session::settings::{Detection, Interruption, Settings},
+    session::{
+        ports::LONGEST_SPEECH_MS,
+        settings::{Detection, Interruption, Settings},
+    },
     tts::{elevenlabs::MAX_DICTIONARIES, spoken::Pronunciations},
 };
 
@@ -196,7 +199,7 @@ fn read(
             100..=60_000,
             defaults.transcript_timeout,
         ),
-        max_speak: ms(root, "max_speak_ms", 1_000..=600_000, defaults.max_speak),
+        max_speak: ms(root, "max_speak_ms", 1_000..=LONGEST_SPEECH_MS, defaults.max_speak),
         user_away: ms(root, "user_away_ms", 0..=3_600_000, defaults.user_away),
         close_on_participant_left: root.boolean("close_on_participant_left").unwrap_or(true),
         prompt: prompt?,

@@ -2,6 +2,7 @@
 
 mod handover;
 mod late;
+mod microphones;
 mod over;
 mod soak;
 mod table;

@@ -161,7 +161,7 @@ pub async fn conduct(
     let opening = [
         RoomEvent::Ready,
         RoomEvent::ParticipantJoined { identity: identity.clone(), name: "Caller".into() },
-        RoomEvent::Audible { identity, microphone },
+        RoomEvent::Audible { identity, track: "microphone".into(), microphone },
     ];
     for event in opening {
         let _ = room.send(event).await;

@@ -70,6 +70,7 @@ impl Events {
                 self.joined(&participant, &mut out);
                 out.push_back(RoomEvent::Audible {
                     identity: participant.identity().0,
+                    track: publication.sid().to_string(),
                     microphone: Box::new(TrackMicrophone::new(track.rtc_track())),
                 });
             }
@@ -77,8 +78,12 @@ impl Events {
                 if is_microphone(&publication) =>
             {
                 let identity = participant.identity().0;
-                out.push_back(RoomEvent::Inaudible { identity });
+                let track = publication.sid().to_string();
+                out.push_back(RoomEvent::Inaudible { identity, track });
             }
+            // Before it, livekit tells of everybody that they left.
+            LiveKitEvent::Reconnecting => out.push_back(RoomEvent::Reconnecting),
+            LiveKitEvent::Reconnected => out.push_back(RoomEvent::Reconnected),
             LiveKitEvent::Disconnected { .. } => {
                 out.push_back(RoomEvent::Closed { reason: CloseReason::RoomClosed });
             }

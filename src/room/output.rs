@@ -10,7 +10,7 @@ use crate::{
     clock,
     session::{
         input::PlayoutEvent,
-        ports::{LEAD_MS, Voice},
+        ports::{LEAD_MS, LONGEST_SPEECH_MS, Voice},
     },
     tts::SpeechId,
 };
@@ -49,9 +49,6 @@ pub enum PlayoutCommand {
     },
 }
 
-/// The longest speech that is kept; the session ends an agent's turn well before.
-const LONGEST_SPEECH: Duration = Duration::from_mins(3);
-
 /// Plays until the commands end. Frames are handed to the voice at most [`LEAD_MS`] ahead.
 pub async fn playout_task(
     rate: u32,
@@ -60,7 +57,7 @@ pub async fn playout_task(
     events: mpsc::Sender<(SpeechId, PlayoutEvent)>,
 ) {
     let mut track = Track {
-        playout: Playout::new(rate, LONGEST_SPEECH),
+        playout: Playout::new(rate, Duration::from_millis(LONGEST_SPEECH_MS)),
         voice,
         frame: vec![0; rate as usize / 100],
         sent_by: None,

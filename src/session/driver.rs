@@ -125,11 +125,25 @@ struct Speaker {
     /// As shown to people.
     name: String,
     /// Its STT stream; `None` before the microphone is heard and after it is gone.
-    stream: Option<mpsc::Sender<SttControl>>,
+    stream: Option<Stream>,
+    /// The track that is heard.
+    track: String,
     hearing: Option<Hearing>,
+    /// The participant has left, as far as is known.
+    gone: bool,
     /// The participant has left; told to the machine once the last words are in, or at this time.
     leaving_by: Option<Instant>,
 }
+
+/// One of a speaker's STT streams, of which the one before may still have something to say.
+#[derive(Debug)]
+struct Stream {
+    serial: u64,
+    control: mpsc::Sender<SttControl>,
+}
+
+/// What a stream told; `None`: it has ended.
+type Told = (SpeakerId, u64, Option<SttEvent>);
 
 #[derive(Debug)]
 struct Generation {
@@ -172,8 +186,11 @@ struct Driver {
     agent_turn: Arc<AtomicBool>,
     heard: mpsc::Receiver<(SpeakerId, Heard)>,
     heard_sender: mpsc::Sender<(SpeakerId, Heard)>,
-    stt_events: mpsc::Receiver<(SpeakerId, Option<SttEvent>)>,
-    stt_sender: mpsc::Sender<(SpeakerId, Option<SttEvent>)>,
+    stt_events: mpsc::Receiver<Told>,
+    stt_sender: mpsc::Sender<Told>,
+    last_stream: u64,
+    /// The connection to the room is being made anew.
+    reconnecting: bool,
     shown: mpsc::Sender<Shown>,
     dropped_shown: u64,
 }
@@ -182,8 +199,7 @@ struct Driver {
 enum Wake {
     Room(Option<RoomEvent>),
     Heard(SpeakerId, Heard),
-    /// `None`: the stream has ended.
-    Stt(SpeakerId, Option<SttEvent>),
+    Stt(Told),
     Llm(GenerationId, Option<LlmEvent>),
     Tts(Option<TtsEvent>),
     Playout(SpeechId, PlayoutEvent),
@@ -253,6 +269,8 @@ impl Driver {
             heard_sender,
             stt_events,
             stt_sender,
+            last_stream: 0,
+            reconnecting: false,
             shown,
             dropped_shown: 0,
         }
@@ -306,7 +324,7 @@ impl Driver {
             Some((speaker, heard)) = self.heard.recv() => Wake::Heard(speaker, heard),
             event = room.recv() => Wake::Room(event),
             Some((id, event)) = recv(playout_events) => Wake::Playout(id, event),
-            Some((speaker, event)) = self.stt_events.recv() => Wake::Stt(speaker, event),
+            Some(told) = self.stt_events.recv() => Wake::Stt(told),
             event = recv(tts_events) => Wake::Tts(event),
             (id, event) = llm => Wake::Llm(id, event),
         }
@@ -342,7 +360,7 @@ impl Driver {
                 event.unwrap_or(RoomEvent::Closed { reason: CloseReason::RoomClosed }),
                 now,
             ),
-            Wake::Stt(speaker, event) => self.on_stt(speaker, event, now),
+            Wake::Stt(told) => self.on_stt(told, now),
             Wake::Llm(id, event) => {
                 // A provider that ends without a word about it has broken off.
                 let event = event.unwrap_or_else(|| {
@@ -367,7 +385,7 @@ impl Driver {
         }
         for speaker in self.speakers.into_values() {
             if let Some(stream) = speaker.stream {
-                let _ = stream.try_send(SttControl::Close);
+                let _ = stream.control.try_send(SttControl::Close);
             }
         }
         if let Some(speaking) = self.speaking {

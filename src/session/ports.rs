@@ -41,6 +41,9 @@ pub trait Voice: Send + Debug {
 /// scheduler. An interruption does not wait for it: what was handed over is cleared.
 pub const LEAD_MS: u32 = 200;
 
+/// The longest that a speech may be allowed to take (`max_speak_ms`), in ms; all of it is kept.
+pub const LONGEST_SPEECH_MS: u64 = 600_000;
+
 /// What happens where the session runs.
 #[derive(Debug)]
 pub enum RoomEvent {
@@ -53,15 +56,22 @@ pub enum RoomEvent {
     ParticipantLeft {
         identity: String,
     },
-    /// The participant's microphone can be heard from now on.
+    /// The participant's microphone can be heard from now on, instead of any before it.
     Audible {
         identity: String,
+        /// Names the microphone's track.
+        track: String,
         microphone: Box<dyn Microphone>,
     },
-    /// The microphone is gone (unpublished); its last words are still awaited.
+    /// The microphone is gone (unpublished); its last words are still awaited. One that another took
+    /// the place of is of no concern.
     Inaudible {
         identity: String,
+        track: String,
     },
+    /// The connection to the room is made anew. Until it is there again, who seems to leave may be back.
+    Reconnecting,
+    Reconnected,
     Chat {
         identity: String,
         text: String,

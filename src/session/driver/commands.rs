@@ -52,7 +52,7 @@ impl Driver {
                     let stream =
                         self.speakers.get(&speaker).and_then(|known| known.stream.as_ref());
                     if let Some(stream) = stream {
-                        let _ = stream.try_send(SttControl::Finalize);
+                        let _ = stream.control.try_send(SttControl::Finalize);
                     }
                 }
                 Command::AskTurnModel { speaker } => {

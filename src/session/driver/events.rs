@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::{Driver, QUEUE, Speaker, commands::send};
+use super::{Driver, QUEUE, Speaker, Stream, Told, commands::send};
 use crate::{
     room::{input::hear, output::PlayoutCommand},
     session::{
@@ -18,6 +18,11 @@ use crate::{
 
 /// How long the last words of a speaker who has gone are waited for.
 const LAST_WORDS: Duration = Duration::from_millis(1_500);
+/// How long who says nothing any more is there still: a reconnection is told of right after that all
+/// have left.
+const UNTIL_TOLD: Duration = Duration::from_millis(200);
+/// How long after a reconnection who was there before it may come back.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
 
 impl Driver {
     pub(super) fn on_room(&mut self, event: RoomEvent, now: Instant) {
@@ -26,7 +31,7 @@ impl Driver {
             RoomEvent::ParticipantJoined { identity, name } => {
                 let speaker = self.speaker(&identity);
                 if let Some(known) = self.speakers.get_mut(&speaker) {
-                    known.leaving_by = None;
+                    (known.leaving_by, known.gone) = (None, false);
                     known.name.clone_from(&name);
                 }
                 let event = ParticipantEvent::Joined { identity, name };
@@ -35,17 +40,32 @@ impl Driver {
             RoomEvent::ParticipantLeft { identity } => {
                 let speaker = self.speaker(&identity);
                 self.deafen(speaker);
-                match self.speakers.get_mut(&speaker) {
-                    Some(known) if known.stream.is_some() => {
-                        known.leaving_by = Some(now + LAST_WORDS);
-                    }
-                    _ => self.depart(speaker, now),
+                if let Some(known) = self.speakers.get_mut(&speaker) {
+                    let by = if known.stream.is_some() { LAST_WORDS } else { UNTIL_TOLD };
+                    known.gone = true;
+                    known.leaving_by = (!self.reconnecting).then(|| now + by);
                 }
             }
-            RoomEvent::Audible { identity, microphone } => self.listen(&identity, microphone),
-            RoomEvent::Inaudible { identity } => {
+            RoomEvent::Audible { identity, track, microphone } => {
+                self.listen(&identity, track, microphone);
+            }
+            RoomEvent::Inaudible { identity, track } => {
                 let speaker = self.speaker(&identity);
-                self.deafen(speaker);
+                if self.speakers.get(&speaker).is_some_and(|known| known.track == track) {
+                    self.deafen(speaker);
+                }
+            }
+            RoomEvent::Reconnecting => {
+                self.reconnecting = true;
+                for known in self.speakers.values_mut() {
+                    known.leaving_by = None;
+                }
+            }
+            RoomEvent::Reconnected => {
+                self.reconnecting = false;
+                for known in self.speakers.values_mut().filter(|known| known.gone) {
+                    known.leaving_by = Some(now + BACK_WITHIN);
+                }
             }
             RoomEvent::Chat { identity, text } => {
                 let speaker = self.speaker(&identity);
@@ -62,17 +82,27 @@ impl Driver {
         }
     }
 
-    pub(super) fn on_stt(&mut self, speaker: SpeakerId, event: Option<SttEvent>, now: Instant) {
+    pub(super) fn on_stt(&mut self, (speaker, serial, event): Told, now: Instant) {
+        let known = self.speakers.get_mut(&speaker);
+        let current = known
+            .filter(|known| known.stream.as_ref().is_some_and(|stream| stream.serial == serial));
+        let is_current = current.is_some();
         let Some(event) = event else {
-            let left = self.speakers.get_mut(&speaker).is_some_and(|known| {
+            let left = current.is_some_and(|known| {
                 known.stream = None;
                 known.leaving_by.is_some()
             });
-            if left {
+            // Back from a reconnection, somebody may be about to be heard again.
+            let waits = self.speakers.get(&speaker).and_then(|known| known.leaving_by);
+            if left && waits.is_some_and(|by| by <= now + LAST_WORDS) {
                 self.depart(speaker, now);
             }
             return;
         };
+        // Of a stream whose place another took, words still count, and how it fares does not.
+        if !is_current && !matches!(event, SttEvent::Final(_) | SttEvent::Usage { .. }) {
+            return;
+        }
         let event = match event {
             SttEvent::Connected => SttInput::Restored,
             SttEvent::SpeechStarted => SttInput::SpeechStarted,
@@ -134,7 +164,9 @@ impl Driver {
             identity: identity.to_owned(),
             name: identity.to_owned(),
             stream: None,
+            track: String::new(),
             hearing: None,
+            gone: false,
             leaving_by: None,
         };
         self.speakers.insert(id, speaker);
@@ -142,7 +174,7 @@ impl Driver {
     }
 
     /// Opens recognition for a speaker and lets the microphone flow into it.
-    fn listen(&mut self, identity: &str, microphone: Box<dyn Microphone>) {
+    fn listen(&mut self, identity: &str, track: String, microphone: Box<dyn Microphone>) {
         let id = self.speaker(identity);
         self.deafen(id);
         let model = self.turn_model.clone();
@@ -159,16 +191,19 @@ impl Driver {
         let keeper = self.keeper.clone().map(|keeper| keeper.of(identity, name));
         let SttStream { control, task: _ } = self.stt.open_kept(audio, events_sender, keeper);
         let forward = self.stt_sender.clone();
+        self.last_stream += 1;
+        let serial = self.last_stream;
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
-                if forward.send((id, Some(event))).await.is_err() {
+                if forward.send((id, serial, Some(event))).await.is_err() {
                     return;
                 }
             }
-            let _ = forward.send((id, None)).await;
+            let _ = forward.send((id, serial, None)).await;
         });
         if let Some(speaker) = self.speakers.get_mut(&id) {
-            speaker.stream = Some(control);
+            speaker.stream = Some(Stream { serial, control });
+            speaker.track = track;
             speaker.hearing = Some(hearing);
         }
     }
@@ -178,7 +213,7 @@ impl Driver {
         if let Some(speaker) = self.speakers.get_mut(&id) {
             speaker.hearing = None;
             if let Some(stream) = &speaker.stream {
-                let _ = stream.try_send(SttControl::Close);
+                let _ = stream.control.try_send(SttControl::Close);
             }
         }
     }

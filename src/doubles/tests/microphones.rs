@@ -1,0 +1,126 @@
+//! Callers who change their microphones, and come back.
+
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::{
+    clock,
+    replay::realtime::{Recording, WavMicrophone},
+    session::{driver, ports::RoomEvent, state::CloseReason},
+};
+
+fn joined() -> RoomEvent {
+    RoomEvent::ParticipantJoined { identity: "anna".into(), name: "Anna".into() }
+}
+
+fn left() -> RoomEvent {
+    RoomEvent::ParticipantLeft { identity: "anna".into() }
+}
+
+fn audible(track: &str, samples: &[i16]) -> RoomEvent {
+    let microphone = Box::new(WavMicrophone::new(Arc::from(samples), clock::now()));
+    RoomEvent::Audible { identity: "anna".into(), track: track.into(), microphone }
+}
+
+fn inaudible(track: &str) -> RoomEvent {
+    RoomEvent::Inaudible { identity: "anna".into(), track: track.into() }
+}
+
+/// A call in which this happens: a pause in ms, then an event. Gives the caller's words, and why the
+/// session ended, if it did before it was told to.
+async fn call_with(events: Vec<(u64, RoomEvent)>) -> (Vec<String>, Option<CloseReason>) {
+    let agent = agent(ALONE);
+    let doubles = serve(Script::new([QUESTION], [ANSWER])).await.unwrap();
+    let base = Url::parse(&doubles.base_url()).unwrap();
+    let providers = providers(&agent, double_endpoints(&agent, &base)).unwrap();
+    let config = driver_config(&agent, "", "agent");
+    let (room, room_events) = mpsc::channel(64);
+    let (shown_sender, mut shown) = mpsc::channel(1_024);
+    let voice = Box::new(Recording::new(24_000, clock::now()));
+    let mut session =
+        tokio::spawn(driver::run(config, providers, room_events, Some(voice), shown_sender));
+    let rows = tokio::spawn(async move {
+        let (mut rows, mut spoke) = (Vec::new(), false);
+        while let Some(shown) = shown.recv().await {
+            match shown {
+                Shown::Transcript(row) if row.is_final && row.kind == SpeakerKind::User => {
+                    rows.push(row.text);
+                }
+                Shown::State(AgentState::Speaking) => spoke = true,
+                _ => {}
+            }
+        }
+        assert_eq!(spoke, !rows.is_empty(), "what is said is answered");
+        rows
+    });
+    let _ = room.send(RoomEvent::Ready).await;
+    for (after, event) in events {
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        let _ = room.send(event).await;
+    }
+    let by_itself = tokio::time::timeout(Duration::from_secs(20), &mut session).await;
+    let reason = by_itself.ok().and_then(Result::ok);
+    drop(room);
+    let rows = rows.await.unwrap();
+    doubles.shutdown().await;
+    (rows, reason)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_microphone_that_takes_another_s_place_is_heard() {
+    let question = caller(1, Duration::from_secs(5)).0;
+    let (rows, reason) = call_with(vec![
+        (0, joined()),
+        (0, audible("one", &[])),
+        (1_000, audible("two", &question)),
+        (100, inaudible("one")),
+    ])
+    .await;
+    assert_eq!((&rows[..], reason), (&[QUESTION.to_owned()][..], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_at_once_is_heard() {
+    let question = caller(1, Duration::from_secs(5)).0;
+    let (rows, reason) = call_with(vec![
+        (0, joined()),
+        (0, audible("one", &[])),
+        (1_000, inaudible("one")),
+        (0, left()),
+        (0, joined()),
+        (0, audible("two", &question)),
+    ])
+    .await;
+    assert_eq!((&rows[..], reason), (&[QUESTION.to_owned()][..], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_made_anew_ends_no_call() {
+    let question = caller(1, Duration::from_secs(5)).0;
+    let (rows, reason) = call_with(vec![
+        (0, joined()),
+        (0, audible("one", &[])),
+        (1_000, inaudible("one")),
+        (0, left()),
+        (0, RoomEvent::Reconnecting),
+        (7_000, joined()),
+        (0, RoomEvent::Reconnected),
+        (300, audible("two", &question)),
+    ])
+    .await;
+    assert_eq!((&rows[..], reason), (&[QUESTION.to_owned()][..], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_there_after_a_reconnection_has_left() {
+    let (rows, reason) = call_with(vec![
+        (0, joined()),
+        (0, audible("one", &[])),
+        (1_000, inaudible("one")),
+        (0, left()),
+        (0, RoomEvent::Reconnecting),
+        (7_000, RoomEvent::Reconnected),
+    ])
+    .await;
+    assert_eq!((rows.len(), reason), (0, Some(CloseReason::ParticipantLeft)));
+}
