@@ -412,6 +412,10 @@ impl PeerConnection {
     /// Stops sending, from the next offer on; the track hears no more of it at once.
     pub fn remove_track(&self, sender: RtpSender) -> Result<(), RtcError> {
         let connection = self.connection();
+        // livekit takes back senders of a connection before this one, whose sections have other numbers.
+        if !std::ptr::eq(sender.handle.connection.as_ptr(), Arc::as_ptr(connection)) {
+            return Err(RtcError::state("the sender is another connection's"));
+        }
         sender.handle.set_sending(connection, None);
         connection.with(|state| {
             state.peer.remove_track(sender.handle.id);

@@ -5,7 +5,7 @@ use str0m::channel::ChannelId;
 use tracing::{debug, warn};
 
 use crate::data_channel::{Channel, ChannelInit, ChannelKey, ChannelState, SendError};
-use crate::negotiation::is_anchor;
+use crate::negotiation::{is_anchor, is_anchor_stream};
 use crate::peer::{Event, Peer, PeerError};
 
 /// Channels that the remote may open over a connection's life, and the bytes of all their labels. A
@@ -25,6 +25,9 @@ impl Peer {
         }
         if init.negotiated.is_none() && init.label.len() + init.protocol.len() > MAX_NAMES {
             return Err(PeerError::State("the data channel's label and protocol are too long"));
+        }
+        if init.negotiated.is_some_and(is_anchor_stream) {
+            return Err(PeerError::State("data channel ids from 1000 to 1999 are the engine's"));
         }
         let taken = init.negotiated.is_some()
             && self

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use str0m::channel::{ChannelConfig, ChannelId, Reliability};
 use thiserror::Error;
 
+/// Data that SCTP holds until it is acknowledged, in bytes: bounds throughput at this much a round trip,
+/// and no message is larger.
+pub const SCTP_BUFFER: usize = 512 * 1024;
 /// What may wait in one channel, in bytes: as much as browsers allow.
 pub const MAX_QUEUED: usize = 16 * 1024 * 1024;
 
@@ -65,6 +68,9 @@ pub enum SendError {
     /// The channel is not open.
     #[error("the data channel is not open")]
     NotOpen,
+    /// More than [`SCTP_BUFFER`].
+    #[error("the message is larger than the data channel ever takes")]
+    TooLarge,
     /// More than [`MAX_QUEUED`] waits.
     #[error("the data channel's queue is full")]
     Full,
@@ -115,6 +121,9 @@ impl Channel {
         if self.state != ChannelState::Open {
             return Err(SendError::NotOpen);
         }
+        if data.len() > SCTP_BUFFER {
+            return Err(SendError::TooLarge);
+        }
         if self.queued + data.len() > MAX_QUEUED {
             return Err(SendError::Full);
         }
@@ -163,9 +172,16 @@ mod tests {
         let mut channel = Channel::new(ChannelKey(1), ChannelInit::default());
         assert_eq!(channel.enqueue(true, b"x"), Err(SendError::NotOpen));
         channel.state = ChannelState::Open;
-        let chunk = vec![0; MAX_QUEUED / 2];
-        assert_eq!(channel.enqueue(true, &chunk), Ok(()));
-        assert_eq!(channel.enqueue(true, &chunk), Ok(()));
+        let mut chunk = vec![0; SCTP_BUFFER];
+        for _ in 0..MAX_QUEUED / SCTP_BUFFER {
+            assert_eq!(channel.enqueue(true, &chunk), Ok(()));
+        }
+        chunk.push(0);
+        assert_eq!(
+            channel.enqueue(true, &chunk),
+            Err(SendError::TooLarge),
+            "it never would go out"
+        );
         assert_eq!(channel.enqueue(true, b"x"), Err(SendError::Full));
     }
 }

@@ -17,6 +17,7 @@ use crate::transceiver::{MediaType, TrackChange, Transceiver, TransceiverId};
 /// such a channel cannot be taken back when the offer is. So the section is made by a negotiated
 /// channel on a stream nobody uses: it sends nothing, and every offer may have its own.
 const FIRST_ANCHOR: u16 = 1_000;
+const ANCHORS: u16 = 1_000;
 const ANCHOR_LABEL: &str = "\u{1}anchor";
 
 /// Where offer and answer stand (W3C `RTCSignalingState`).
@@ -79,7 +80,20 @@ pub(crate) fn is_anchor(label: &str) -> bool {
     label == ANCHOR_LABEL
 }
 
+/// Whether a data channel's id is one of those that the anchors have.
+pub(crate) fn is_anchor_stream(stream: u16) -> bool {
+    (FIRST_ANCHOR..FIRST_ANCHOR + ANCHORS).contains(&stream)
+}
+
 impl Peer {
+    /// The next anchor whose stream the remote has not opened, which str0m takes for a bug.
+    fn free_anchor(&mut self) -> Option<u16> {
+        let first = self.negotiation.anchors;
+        (0..ANCHORS).map(|ahead| (first + ahead) % ANCHORS).find(|anchor| {
+            self.rtc.direct_api().channel_id_by_sctp_stream_id(FIRST_ANCHOR + anchor).is_none()
+        })
+    }
+
     /// Where offer and answer stand.
     pub fn signaling_state(&self) -> SignalingState {
         if self.closed { SignalingState::Closed } else { self.negotiation.signaling }
@@ -167,6 +181,7 @@ impl Peer {
         }
         self.take_back();
         let add_data = self.negotiation.wants_data && !self.negotiation.has_data;
+        let anchor = self.free_anchor().ok_or(PeerError::State("no data channel id is free"))?;
         let stopped: HashSet<Mid> = self
             .transceivers
             .iter()
@@ -194,8 +209,8 @@ impl Peer {
             }
         }
         if add_data {
-            let stream = FIRST_ANCHOR + self.negotiation.anchors;
-            self.negotiation.anchors = self.negotiation.anchors.wrapping_add(1) % 1_000;
+            let stream = FIRST_ANCHOR + anchor;
+            self.negotiation.anchors = (anchor + 1) % ANCHORS;
             api.add_channel_with_config(ChannelConfig {
                 label: ANCHOR_LABEL.to_owned(),
                 negotiated: Some(stream),

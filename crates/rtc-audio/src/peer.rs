@@ -14,7 +14,7 @@ use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output, Rtc
 use thiserror::Error;
 use tracing::{debug, warn};
 
-use crate::data_channel::{Channel, ChannelKey, ChannelState};
+use crate::data_channel::{Channel, ChannelKey, ChannelState, SCTP_BUFFER};
 use crate::ice::Transports;
 use crate::jitter_buffer::Packet;
 use crate::keyframe::KeyFrame;
@@ -37,8 +37,6 @@ const FAILED_AFTER_MOVE: Duration = Duration::from_millis(500);
 const FAILED_AFTER_GOODBYE: Duration = Duration::from_secs(2);
 /// How long the first connection may take.
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(30);
-/// Data that SCTP holds until it is acknowledged: bounds throughput at this much a round trip.
-const SCTP_BUFFER: usize = 512 * 1024;
 /// Datagrams kept that came before their path was found good: a flight of a handshake.
 const EARLY: usize = 4;
 

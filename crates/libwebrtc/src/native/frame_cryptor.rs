@@ -4,12 +4,13 @@
 //! Nothing goes out in clear by mistake. A sender with a [`FrameCryptor`] sends nothing until
 //! `set_enabled` was called, and nothing without a key; it sends in clear only after
 //! `set_enabled(false)`. livekit makes the cryptor a moment after the sender, so while a room of this
-//! process asks for encryption (a [`DataPacketCryptor`] lives), new senders wait that moment.
+//! process asks for encryption (a [`DataPacketCryptor`] lives), new senders wait for it, for good unless
+//! [`allow_clear_beside_encrypted`] was called.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -32,20 +33,54 @@ const DECIDED_WITHIN: Duration = Duration::from_millis(300);
 /// Rooms that ask for encryption now.
 static WANTED: AtomicUsize = AtomicUsize::new(0);
 
-/// What a new sender is to do until it gets a cryptor, if it gets one: nothing for a moment, while
-/// some room of this process asks for encryption.
+/// Whether senders without a cryptor may send while some room asks for encryption.
+static CLEAR_BESIDE_ENCRYPTED: AtomicBool = AtomicBool::new(false);
+
+/// Says that rooms without encryption are joined by this process beside some with it. Until this is
+/// called, a sender that gets no cryptor sends nothing while any room asks for encryption: livekit gives
+/// it one only if the server says so, and a server that does not must not hear in clear what is meant for
+/// no server. Once it was called, such a sender begins 300 ms after it was made.
+pub fn allow_clear_beside_encrypted(allow: bool) {
+    CLEAR_BESIDE_ENCRYPTED.store(allow, Ordering::Release);
+}
+
+/// What a new sender is to do until it gets a cryptor, if it gets one: nothing, while some room of this
+/// process asks for encryption.
 pub(crate) fn undecided() -> Option<Arc<dyn FrameTransform>> {
     let wanted = WANTED.load(Ordering::Acquire) > 0;
-    wanted.then(|| Arc::new(Undecided { until: clock::now() + DECIDED_WITHIN }) as _)
+    wanted.then(|| Arc::new(Undecided::new(clock::now() + DECIDED_WITHIN)) as _)
 }
 
 struct Undecided {
     until: Instant,
+    warned: AtomicBool,
+}
+
+impl Undecided {
+    fn new(until: Instant) -> Self {
+        Self { until, warned: AtomicBool::new(false) }
+    }
 }
 
 impl FrameTransform for Undecided {
     fn transform(&self, _frame: &[u8], _clear: usize) -> Outcome {
-        if clock::now() < self.until { Outcome::Dropped } else { Outcome::Unchanged }
+        if WANTED.load(Ordering::Acquire) == 0 {
+            return Outcome::Unchanged;
+        }
+        if clock::now() < self.until {
+            return Outcome::Dropped;
+        }
+        if CLEAR_BESIDE_ENCRYPTED.load(Ordering::Acquire) {
+            return Outcome::Unchanged;
+        }
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            log::error!(
+                "a track is not sent: a room of this process asks for encryption, and the track has no \
+                 cryptor. If its room is not encrypted, call \
+                 frame_cryptor::allow_clear_beside_encrypted(true)"
+            );
+        }
+        Outcome::Dropped
     }
 }
 
