@@ -129,10 +129,27 @@ struct Speaker {
     /// The track that is heard.
     track: String,
     hearing: Option<Hearing>,
-    /// The participant has left, as far as is known.
-    gone: bool,
-    /// The participant has left; told to the machine once the last words are in, or at this time.
-    leaving_by: Option<Instant>,
+    leaving: Option<Leaving>,
+}
+
+/// What is waited for before the machine is told that a participant who left has left.
+#[derive(Debug, Clone, Copy)]
+enum Leaving {
+    /// Until then, for the last words.
+    LastWords(Instant),
+    /// For the connection to the room, which is being made anew: who was there seems to leave.
+    Reconnection,
+    /// Until then, for the participant to be there again.
+    Return(Instant),
+}
+
+impl Leaving {
+    fn until(self) -> Option<Instant> {
+        match self {
+            Self::LastWords(until) | Self::Return(until) => Some(until),
+            Self::Reconnection => None,
+        }
+    }
 }
 
 /// One of a speaker's STT streams, of which the one before may still have something to say.
@@ -290,7 +307,7 @@ impl Driver {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let leaving = self.speakers.values().filter_map(|speaker| speaker.leaving_by).min();
+        let leaving = self.speakers.values().filter_map(|speaker| speaker.leaving?.until()).min();
         self.session.poll_timeout().into_iter().chain(leaving).min()
     }
 
@@ -338,7 +355,9 @@ impl Driver {
                 let gone: Vec<_> = self
                     .speakers
                     .iter()
-                    .filter(|(_, speaker)| speaker.leaving_by.is_some_and(|by| by <= now))
+                    .filter(|(_, speaker)| {
+                        speaker.leaving.and_then(Leaving::until).is_some_and(|until| until <= now)
+                    })
                     .map(|(id, _)| *id)
                     .collect();
                 for id in gone {

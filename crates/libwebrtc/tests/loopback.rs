@@ -160,36 +160,59 @@ async fn expect_goodbye(side: &mut Side) {
     timeout(Duration::from_secs(3), told).await.expect("a goodbye");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_track_that_is_set_again_goes_on() {
+/// A call in which one side's tone is heard by the other, which goes on listening.
+struct OneWay {
+    alice: Side,
+    sender: RtpSender,
+    playing: tokio::task::JoinHandle<()>,
+    bob: Side,
+    at_bob: RtcAudioTrack,
+    _listening: NativeAudioStream,
+}
+
+impl Drop for OneWay {
+    fn drop(&mut self) {
+        self.playing.abort();
+    }
+}
+
+async fn tone_one_way() -> OneWay {
     let factory = PeerConnectionFactory::default();
     let (alice, mut bob) = (side(&factory), side(&factory));
     let (source, track) = audio_track(&factory, 24_000);
-    let sender = alice.connection.add_track(track.clone().into(), &["alice"]).unwrap();
+    let sender = alice.connection.add_track(track.into(), &["alice"]).unwrap();
     negotiate(&alice.connection, &bob.connection).await;
     let playing = play_tone(source, 440.0);
     let at_bob = next(&mut bob.tracks).await;
+    let listening = NativeAudioStream::new(at_bob.clone(), 16_000, 1);
     expect_tone(at_bob.clone(), 16_000, 440.0).await;
-    sender.set_track(Some(track.into())).unwrap();
-    expect_tone(at_bob, 16_000, 440.0).await;
-    playing.abort();
+    OneWay { alice, sender, playing, bob, at_bob, _listening: listening }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_track_that_is_set_again_goes_on() {
+    let call = tone_one_way().await;
+    call.sender.set_track(call.sender.track()).unwrap();
+    expect_tone(call.at_bob.clone(), 16_000, 440.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_of_another_connection_takes_no_track_back() {
+    let call = tone_one_way().await;
+    let factory = PeerConnectionFactory::default();
+    let before = side(&factory);
+    let (_, track) = audio_track(&factory, 24_000);
+    let stale = before.connection.add_track(track.into(), &["before"]).unwrap();
+    assert!(call.alice.connection.remove_track(stale).is_err());
+    negotiate(&call.alice.connection, &call.bob.connection).await;
+    expect_tone(call.at_bob.clone(), 16_000, 440.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_listens_says_goodbye() {
-    let factory = PeerConnectionFactory::default();
-    let (mut alice, mut bob) = (side(&factory), side(&factory));
-    let (source, track) = audio_track(&factory, 24_000);
-    bob.connection.add_track(track.into(), &["bob"]).unwrap();
-    negotiate(&bob.connection, &alice.connection).await;
-    let playing = play_tone(source, 440.0);
-    let track = next(&mut alice.tracks).await;
-    let listening = NativeAudioStream::new(track.clone(), 16_000, 1);
-    expect_tone(track, 16_000, 440.0).await;
-    alice.connection.close();
-    expect_goodbye(&mut bob).await;
-    drop(listening);
-    playing.abort();
+    let mut call = tone_one_way().await;
+    call.bob.connection.close();
+    expect_goodbye(&mut call.alice).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,6 +157,7 @@ struct Side {
     candidates: Receiver<IceCandidate>,
     errors: Receiver<IceCandidateError>,
     tracks: Receiver<RtcAudioTrack>,
+    states: Receiver<PeerConnectionState>,
 }
 
 fn config(urls: &[String], password: &str, transports: IceTransportsType) -> RtcConfiguration {
@@ -175,6 +176,11 @@ fn side(factory: &PeerConnectionFactory, config: RtcConfiguration) -> Side {
     let (candidate_tx, candidates) = mpsc::channel(32);
     let (error_tx, errors) = mpsc::channel(8);
     let (track_tx, tracks) = mpsc::channel(8);
+    let (state_tx, states) = mpsc::channel(16);
+    connection.on_connection_state_change(Some(Box::new(move |state| {
+        // Nobody listens any more when a test has ended.
+        let _ = state_tx.try_send(state);
+    })));
     connection.on_ice_candidate(Some(Box::new(move |candidate| {
         candidate_tx.try_send(candidate).unwrap();
     })));
@@ -186,7 +192,7 @@ fn side(factory: &PeerConnectionFactory, config: RtcConfiguration) -> Side {
             track_tx.try_send(track).unwrap();
         }
     })));
-    Side { connection, candidates, errors, tracks }
+    Side { connection, candidates, errors, tracks, states }
 }
 
 async fn next<T>(receiver: &mut Receiver<T>) -> T {
@@ -325,7 +331,7 @@ async fn a_relayed_call_goes_on_by_an_ice_restart_after_its_server_has_forgotten
     let factory = PeerConnectionFactory::default();
     let url = format!("turn:127.0.0.1:{}", turn.port);
     let relay_only = config(std::slice::from_ref(&url), PASSWORD, IceTransportsType::Relay);
-    let alice = side(&factory, relay_only);
+    let mut alice = side(&factory, relay_only);
     let mut bob = side(&factory, RtcConfiguration::default());
     let tone = play_tone(&factory, 440.0);
     alice.connection.add_track(tone.into(), &["alice"]).unwrap();
@@ -337,21 +343,10 @@ async fn a_relayed_call_goes_on_by_an_ice_restart_after_its_server_has_forgotten
     expect_tone(track.clone(), 440.0).await;
 
     turn.restart().await;
-    let lost = async {
-        while alice.connection.connection_state() != PeerConnectionState::Disconnected {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(BOUND, lost).await.expect("the loss is seen");
+    while next(&mut alice.states).await != PeerConnectionState::Disconnected {}
     let restart = OfferOptions { ice_restart: true, ..OfferOptions::default() };
     negotiate_with(&alice.connection, &bob.connection, restart).await;
-    let back = async {
-        while bob.connection.connection_state() != PeerConnectionState::Connected
-            || alice.connection.connection_state() != PeerConnectionState::Connected
-        {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
+    let back = async { while next(&mut alice.states).await != PeerConnectionState::Connected {} };
     timeout(Duration::from_secs(5), back).await.expect("a new relay leads there");
     expect_tone(track, 440.0).await;
 }

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 use crate::codec::{FRAME_RTP, RTP_CLOCK, carries_copy};
 use crate::transits::{RESYNC_US, Transits};
 
-/// More than an extended timestamp becomes in 100 years.
-pub(crate) const MAX_TIMESTAMP: u64 = (1 << 48) - 1;
+/// Above what a sequence number or timestamp, extended, becomes in 100 years, and far below where sums of
+/// them overflow. What is extended below zero, after a step back before a stream's first packet, comes
+/// out near the type's limit.
+pub(crate) const MAX_EXTENDED: u64 = (1 << 48) - 1;
 /// Packets held at most: 2.5 s of 20 ms frames. A power of two, to index by sequence number.
 const CAPACITY: usize = 128;
 /// Delay before anything is known of the network: more than a machine's own unsteadiness, less
@@ -78,14 +80,6 @@ pub struct Packet {
     pub origin: Origin,
     /// The Opus packet.
     pub payload: Arc<[u8]>,
-}
-
-impl Packet {
-    /// Whether a sequence number and a timestamp are ones that count up from 16 and 32 bits, so that no
-    /// sum of them overflows.
-    pub fn is_possible(sequence: u64, timestamp: u64) -> bool {
-        sequence >> 48 == 0 && timestamp <= MAX_TIMESTAMP
-    }
 }
 
 /// What the player must do to get its next samples.
@@ -231,7 +225,7 @@ impl JitterBuffer {
         if packet.origin != Origin::Redundant {
             self.counters.received += 1;
         }
-        if !Packet::is_possible(packet.sequence, packet.timestamp) {
+        if packet.sequence.max(packet.timestamp) > MAX_EXTENDED {
             self.counters.discarded += 1;
             return;
         }
@@ -376,10 +370,11 @@ impl JitterBuffer {
             return true;
         }
         let ahead = packet.sequence.wrapping_sub(self.next_sequence) as i64;
-        let (capacity, outage) = (CAPACITY as i64, self.state == State::Starved && self.held == 0);
-        if outage && (capacity..LONGEST_OUTAGE).contains(&ahead) {
-            // The decoder's stream goes on.
-        } else if ahead >= capacity || ahead <= -capacity {
+        let capacity = CAPACITY as i64;
+        // Where nothing is held, an outage may be longer than what could be held.
+        let is_empty = self.state == State::Starved && self.held == 0;
+        let longest = if is_empty { LONGEST_OUTAGE } else { capacity };
+        if ahead >= longest || ahead <= -capacity {
             if packet.origin == Origin::Redundant {
                 return false;
             }
@@ -513,11 +508,12 @@ impl JitterBuffer {
 
     /// Drops what piled up beyond what can be played fast.
     fn trim(&mut self, now: Instant) {
+        if self.keeps_all {
+            return;
+        }
         let limit = self.target + MAX_SURPLUS.as_micros() as i64;
         // A path that has become longer looks late for a while, but nothing piles up on it.
-        let frame = rtp_us(self.frame);
-        let piled = |held: usize| held > 1 && held as i64 * frame > limit;
-        while piled(self.held) && !self.keeps_all {
+        while self.held > 1 && self.held as i64 * rtp_us(self.frame) > limit {
             let next = self.slots[index(self.next_sequence)].as_ref();
             if next.is_none_or(|next| self.transits.relative(next.timestamp, now) <= limit) {
                 return;

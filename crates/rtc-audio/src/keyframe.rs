@@ -84,17 +84,17 @@ impl Peer {
 
     pub(crate) fn on_video(&mut self, index: usize, packet: &RtpPacket) {
         let Some(transceiver) = self.transceivers.get_mut(index) else { return };
-        let other = std::mem::replace(&mut transceiver.received.ssrc, *packet.header.ssrc)
-            != *packet.header.ssrc;
+        let ssrc = *packet.header.ssrc;
+        let before = std::mem::replace(&mut transceiver.received.ssrc, ssrc);
         let Some(frames) = &mut transceiver.key_frames else { return };
+        if ssrc != before {
+            // Another sender's numbers begin anew.
+            **frames = KeyFrames::new();
+        }
         let codec = self.rtc.codec_config().iter();
         let mut codec = codec.filter(|params| params.pt() == packet.header.payload_type);
         if codec.next().is_none_or(|params| params.spec().codec != Codec::Vp8) {
             return;
-        }
-        if other {
-            // Another sender's: its numbers begin anew.
-            **frames = KeyFrames::new();
         }
         transceiver.received.packets += 1;
         transceiver.received.bytes += packet.payload.len() as u64;

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use crate::codec::packet_duration;
 use crate::frame_crypto::{CLEAR_OPUS, FrameTransform, Transform};
-use crate::jitter_buffer::{MAX_TIMESTAMP, Origin, Packet};
+use crate::jitter_buffer::{MAX_EXTENDED, Origin, Packet};
 use crate::peer::{Event, Peer};
 use crate::red::{self, Block};
 use crate::send_queue::EncodedFrame;
@@ -143,7 +143,10 @@ impl Peer {
             return self.on_video(index, packet);
         }
         transceiver.received.count(*ssrc, *packet.seq_no, packet.payload.len());
-        let (id, sequence) = (transceiver.id, *packet.seq_no);
+        let id = transceiver.id;
+        // A step back is a step back, wherever the stream began.
+        let sequence = *packet.seq_no & MAX_EXTENDED;
+        let timestamp = packet.time.numer() & MAX_EXTENDED;
         let pt = packet.header.payload_type;
         let red = self.rtc.codec_config().iter().find(|params| params.red() == Some(pt));
         let sealed = match red {
@@ -156,10 +159,7 @@ impl Peer {
         // The count of frames of an encrypted packet can be read only after.
         let payload = sealed.and_then(|sealed| transceiver.opening.apply(&sealed, CLEAR_OPUS));
         let read = payload.and_then(|payload| Some((packet_duration(&payload)?, payload)));
-        // A step back below the first time of a stream is extended below zero: of 64 bits, 48 count.
-        let timestamp = packet.time.numer() & MAX_TIMESTAMP;
-        let possible = Packet::is_possible(sequence, timestamp);
-        let Some((duration, payload)) = read.filter(|_| possible) else {
+        let Some((duration, payload)) = read else {
             transceiver.received.discarded += 1;
             return;
         };

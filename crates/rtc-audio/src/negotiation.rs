@@ -87,11 +87,13 @@ pub(crate) fn is_anchor_stream(stream: u16) -> bool {
 
 impl Peer {
     /// The next anchor whose stream the remote has not opened, which str0m takes for a bug.
-    fn free_anchor(&mut self) -> Option<u16> {
+    fn free_anchor(&mut self) -> Result<u16, PeerError> {
         let first = self.negotiation.anchors;
-        (0..ANCHORS).map(|ahead| (first + ahead) % ANCHORS).find(|anchor| {
+        let is_free = |anchor: &u16| {
             self.rtc.direct_api().channel_id_by_sctp_stream_id(FIRST_ANCHOR + anchor).is_none()
-        })
+        };
+        let free = (0..ANCHORS).map(|ahead| (first + ahead) % ANCHORS).find(is_free);
+        free.ok_or(PeerError::State("no data channel id is free"))
     }
 
     /// Where offer and answer stand.
@@ -181,7 +183,7 @@ impl Peer {
         }
         self.take_back();
         let add_data = self.negotiation.wants_data && !self.negotiation.has_data;
-        let anchor = self.free_anchor().ok_or(PeerError::State("no data channel id is free"))?;
+        let anchor = if add_data { self.free_anchor()? } else { 0 };
         let stopped: HashSet<Mid> = self
             .transceivers
             .iter()

@@ -26,7 +26,8 @@ fn inaudible(track: &str) -> RoomEvent {
     RoomEvent::Inaudible { identity: "anna".into(), track: track.into() }
 }
 
-/// A call in which this happens: a pause in ms, then an event. Gives the caller's words, and why the
+/// A call in which the caller is there with one microphone, and then this happens: a pause in ms, then an
+/// event. Gives the caller's words, and why the
 /// session ended, if it did before it was told to.
 async fn call_with(events: Vec<(u64, RoomEvent)>) -> (Vec<String>, Option<CloseReason>) {
     let agent = agent(ALONE);
@@ -53,8 +54,8 @@ async fn call_with(events: Vec<(u64, RoomEvent)>) -> (Vec<String>, Option<CloseR
         assert_eq!(spoke, !rows.is_empty(), "what is said is answered");
         rows
     });
-    let _ = room.send(RoomEvent::Ready).await;
-    for (after, event) in events {
+    let opening = [RoomEvent::Ready, joined(), audible("one", &[])].map(|event| (0, event));
+    for (after, event) in opening.into_iter().chain(events) {
         tokio::time::sleep(Duration::from_millis(after)).await;
         let _ = room.send(event).await;
     }
@@ -69,13 +70,8 @@ async fn call_with(events: Vec<(u64, RoomEvent)>) -> (Vec<String>, Option<CloseR
 #[tokio::test(start_paused = true)]
 async fn a_microphone_that_takes_another_s_place_is_heard() {
     let question = caller(1, Duration::from_secs(5)).0;
-    let (rows, reason) = call_with(vec![
-        (0, joined()),
-        (0, audible("one", &[])),
-        (1_000, audible("two", &question)),
-        (100, inaudible("one")),
-    ])
-    .await;
+    let (rows, reason) =
+        call_with(vec![(1_000, audible("two", &question)), (100, inaudible("one"))]).await;
     assert_eq!((&rows[..], reason), (&[QUESTION.to_owned()][..], None));
 }
 
@@ -83,8 +79,6 @@ async fn a_microphone_that_takes_another_s_place_is_heard() {
 async fn who_comes_back_at_once_is_heard() {
     let question = caller(1, Duration::from_secs(5)).0;
     let (rows, reason) = call_with(vec![
-        (0, joined()),
-        (0, audible("one", &[])),
         (1_000, inaudible("one")),
         (0, left()),
         (0, joined()),
@@ -98,8 +92,6 @@ async fn who_comes_back_at_once_is_heard() {
 async fn a_connection_that_is_made_anew_ends_no_call() {
     let question = caller(1, Duration::from_secs(5)).0;
     let (rows, reason) = call_with(vec![
-        (0, joined()),
-        (0, audible("one", &[])),
         (1_000, inaudible("one")),
         (0, left()),
         (0, RoomEvent::Reconnecting),
@@ -114,8 +106,6 @@ async fn a_connection_that_is_made_anew_ends_no_call() {
 #[tokio::test(start_paused = true)]
 async fn who_is_not_there_after_a_reconnection_has_left() {
     let (rows, reason) = call_with(vec![
-        (0, joined()),
-        (0, audible("one", &[])),
         (1_000, inaudible("one")),
         (0, left()),
         (0, RoomEvent::Reconnecting),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::{Driver, QUEUE, Speaker, Stream, Told, commands::send};
+use super::{Driver, Leaving, QUEUE, Speaker, Stream, Told, commands::send};
 use crate::{
     room::{input::hear, output::PlayoutCommand},
     session::{
@@ -31,7 +31,7 @@ impl Driver {
             RoomEvent::ParticipantJoined { identity, name } => {
                 let speaker = self.speaker(&identity);
                 if let Some(known) = self.speakers.get_mut(&speaker) {
-                    (known.leaving_by, known.gone) = (None, false);
+                    known.leaving = None;
                     known.name.clone_from(&name);
                 }
                 let event = ParticipantEvent::Joined { identity, name };
@@ -41,9 +41,12 @@ impl Driver {
                 let speaker = self.speaker(&identity);
                 self.deafen(speaker);
                 if let Some(known) = self.speakers.get_mut(&speaker) {
-                    let by = if known.stream.is_some() { LAST_WORDS } else { UNTIL_TOLD };
-                    known.gone = true;
-                    known.leaving_by = (!self.reconnecting).then(|| now + by);
+                    let wait = if known.stream.is_some() { LAST_WORDS } else { UNTIL_TOLD };
+                    known.leaving = Some(if self.reconnecting {
+                        Leaving::Reconnection
+                    } else {
+                        Leaving::LastWords(now + wait)
+                    });
                 }
             }
             RoomEvent::Audible { identity, track, microphone } => {
@@ -57,14 +60,14 @@ impl Driver {
             }
             RoomEvent::Reconnecting => {
                 self.reconnecting = true;
-                for known in self.speakers.values_mut() {
-                    known.leaving_by = None;
+                for leaving in self.speakers.values_mut().filter_map(|s| s.leaving.as_mut()) {
+                    *leaving = Leaving::Reconnection;
                 }
             }
             RoomEvent::Reconnected => {
                 self.reconnecting = false;
-                for known in self.speakers.values_mut().filter(|known| known.gone) {
-                    known.leaving_by = Some(now + BACK_WITHIN);
+                for leaving in self.speakers.values_mut().filter_map(|s| s.leaving.as_mut()) {
+                    *leaving = Leaving::Return(now + BACK_WITHIN);
                 }
             }
             RoomEvent::Chat { identity, text } => {
@@ -84,23 +87,19 @@ impl Driver {
 
     pub(super) fn on_stt(&mut self, (speaker, serial, event): Told, now: Instant) {
         let known = self.speakers.get_mut(&speaker);
-        let current = known
-            .filter(|known| known.stream.as_ref().is_some_and(|stream| stream.serial == serial));
-        let is_current = current.is_some();
+        let current =
+            known.filter(|known| known.stream.as_ref().is_some_and(|s| s.serial == serial));
         let Some(event) = event else {
-            let left = current.is_some_and(|known| {
+            if let Some(known) = current {
                 known.stream = None;
-                known.leaving_by.is_some()
-            });
-            // Back from a reconnection, somebody may be about to be heard again.
-            let waits = self.speakers.get(&speaker).and_then(|known| known.leaving_by);
-            if left && waits.is_some_and(|by| by <= now + LAST_WORDS) {
-                self.depart(speaker, now);
+                if matches!(known.leaving, Some(Leaving::LastWords(_))) {
+                    self.depart(speaker, now);
+                }
             }
             return;
         };
         // Of a stream whose place another took, words still count, and how it fares does not.
-        if !is_current && !matches!(event, SttEvent::Final(_) | SttEvent::Usage { .. }) {
+        if current.is_none() && !matches!(event, SttEvent::Final(_) | SttEvent::Usage { .. }) {
             return;
         }
         let event = match event {
@@ -166,8 +165,7 @@ impl Driver {
             stream: None,
             track: String::new(),
             hearing: None,
-            gone: false,
-            leaving_by: None,
+            leaving: None,
         };
         self.speakers.insert(id, speaker);
         id

@@ -228,26 +228,44 @@ impl Gatherer {
         for index in 0..self.searches.len() {
             self.ask_again(now, index, bases);
         }
-        let is_failed = |search: &Search| matches!(search.state, State::Failed);
-        let (failed, kept) = std::mem::take(&mut self.searches).into_iter().partition(is_failed);
-        self.searches = kept;
-        let failed: Vec<Search> = failed;
-        for search in failed {
-            self.search(search.server, out);
-        }
+        self.search_anew(
+            |state| matches!(state, State::Failed),
+            |relayed| Gathered::Gone { relayed },
+            out,
+        );
     }
 
     /// Gives up what is relayed, and looks for it anew: no path led to the remote any more, and a server
     /// that forgot us (it was restarted, or a NAT before it) says nothing of it.
     pub(crate) fn renew_relays(&mut self, out: &mut Vec<Gathered>) {
-        let is_relaying = |search: &Search| matches!(search.state, State::Relaying { .. });
-        let (lost, kept) = std::mem::take(&mut self.searches).into_iter().partition(is_relaying);
+        let is_relaying = |state: &State| matches!(state, State::Relaying { .. });
+        self.search_anew(is_relaying, |relayed| Gathered::GivenUp { relayed }, out);
+    }
+
+    /// Searches anew where a relay's path began at an address that this host has no more.
+    pub(crate) fn remove_paths(&mut self, gone: &[IpAddr], out: &mut Vec<Gathered>) {
+        let is_gone = |state: &State| match state {
+            State::Relaying { local, .. } => gone.contains(&local.ip()),
+            _ => false,
+        };
+        self.search_anew(is_gone, |relayed| Gathered::Gone { relayed }, out);
+    }
+
+    /// Begins those searches again; tells of what was relayed.
+    fn search_anew(
+        &mut self,
+        is_over: impl Fn(&State) -> bool,
+        tell: impl Fn(SocketAddr) -> Gathered,
+        out: &mut Vec<Gathered>,
+    ) {
+        let searches = std::mem::take(&mut self.searches);
+        let (over, kept) = searches.into_iter().partition(|search| is_over(&search.state));
         self.searches = kept;
-        let lost: Vec<Search> = lost;
-        for search in lost {
+        let over: Vec<Search> = over;
+        for search in over {
             if let State::Relaying { relayed, .. } = search.state {
                 self.relays.remove(&relayed);
-                out.push(Gathered::GivenUp { relayed });
+                out.push(tell(relayed));
             }
             self.search(search.server, out);
         }
@@ -272,25 +290,6 @@ impl Gatherer {
     /// Forgets what hung on sockets that are closed.
     pub(crate) fn remove_bases(&mut self, gone: &[SocketAddr]) {
         self.bindings.retain(|(_, binding)| !gone.contains(&binding.base()));
-    }
-
-    /// Searches anew where a relay's path began at an address that this host has no more.
-    pub(crate) fn remove_paths(&mut self, gone: &[IpAddr], out: &mut Vec<Gathered>) {
-        let lost: Vec<usize> = self
-            .searches
-            .iter()
-            .enumerate()
-            .filter(|(_, search)| match search.state {
-                State::Relaying { local, .. } => gone.contains(&local.ip()),
-                _ => false,
-            })
-            .map(|(index, _)| index)
-            .collect();
-        for index in lost.into_iter().rev() {
-            let search = self.searches.remove(index);
-            self.forget(&search, out);
-            self.search(search.server, out);
-        }
     }
 
     fn forget(&mut self, search: &Search, out: &mut Vec<Gathered>) {

@@ -443,6 +443,8 @@ fn the_data_channels_that_a_remote_opens_are_bounded() {
         call.peers[0].create_channel(init)
     };
     assert!(open(&mut call, 1_201).is_err(), "it would not fit into a packet");
+    let anchor = ChannelInit { negotiated: Some(1_000), ..ChannelInit::default() };
+    assert!(call.peers[0].create_channel(anchor).is_err(), "the engine's own");
     open(&mut call, 1).unwrap();
     call.negotiate(0, false);
     call.connect();
