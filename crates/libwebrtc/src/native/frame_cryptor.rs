@@ -37,9 +37,9 @@ static WANTED: AtomicUsize = AtomicUsize::new(0);
 static CLEAR_BESIDE_ENCRYPTED: AtomicBool = AtomicBool::new(false);
 
 /// Says that rooms without encryption are joined by this process beside some with it. Until this is
-/// called, a sender that gets no cryptor sends nothing while any room asks for encryption: livekit gives
-/// it one only if the server says so, and a server that does not must not hear in clear what is meant for
-/// no server. Once it was called, such a sender begins 300 ms after it was made.
+/// called, a sender that was made while any room asked for encryption sends nothing until it gets a
+/// cryptor: livekit gives it one only if the server says so, and a server that does not must not hear in
+/// clear what is meant for no server. Once it was called, such a sender begins 300 ms after it was made.
 pub fn allow_clear_beside_encrypted(allow: bool) {
     CLEAR_BESIDE_ENCRYPTED.store(allow, Ordering::Release);
 }
@@ -64,9 +64,6 @@ impl Undecided {
 
 impl FrameTransform for Undecided {
     fn transform(&self, _frame: &[u8], _clear: usize) -> Outcome {
-        if WANTED.load(Ordering::Acquire) == 0 {
-            return Outcome::Unchanged;
-        }
         if clock::now() < self.until {
             return Outcome::Dropped;
         }
@@ -75,7 +72,7 @@ impl FrameTransform for Undecided {
         }
         if !self.warned.swap(true, Ordering::Relaxed) {
             log::error!(
-                "a track is not sent: a room of this process asks for encryption, and the track has no \
+                "a track is not sent: a room of this process asked for encryption, and the track has no \
                  cryptor. If its room is not encrypted, call \
                  frame_cryptor::allow_clear_beside_encrypted(true)"
             );
