@@ -54,6 +54,8 @@ impl Live {
                 };
                 if segment.is_final {
                     self.at(at_ms, &format!("{who}  {}", segment.text));
+                } else if segment.text.is_empty() {
+                    self.wipe();
                 } else if self.terminal {
                     self.interim(at_ms, &format!("{who}  {}…", segment.text));
                 }

@@ -162,6 +162,9 @@ pub(super) struct Speaker {
     open: Option<Open>,
     open_stream_end_ms: u64,
     promoted: Option<Promoted>,
+    /// The row that was shown for words which recognition took back: the next ones of the same
+    /// speech replace it.
+    withdrawn: Option<String>,
     last_end_ms: u64,
 }
 
@@ -181,6 +184,7 @@ impl Speaker {
             open: None,
             open_stream_end_ms: 0,
             promoted: None,
+            withdrawn: None,
             last_end_ms: 0,
         }
     }
@@ -198,6 +202,19 @@ impl Speaker {
     /// The user speaks anew: what recognition reports from now on is no echo of a closed stretch.
     pub fn new_speech(&mut self) {
         self.promoted = None;
+        self.withdrawn = None;
+    }
+
+    fn new_row(&mut self, ids: &mut Ids) -> String {
+        self.withdrawn.take().unwrap_or_else(|| ids.user_row())
+    }
+
+    /// Recognition takes back what it told last: the row as it is shown from now on, empty.
+    pub fn withdraw(&mut self) -> Option<Segment> {
+        let open = self.open.take()?;
+        self.withdrawn = Some(open.id.clone());
+        let nothing = Open { text: String::new(), duration_ms: 0, confidence: 0.0, ..open };
+        Some(self.segment(&nothing, false))
     }
 
     /// An interim: the segment to show, if it says anything new.
@@ -219,7 +236,7 @@ impl Speaker {
             }
             None => {
                 let confidence = plausible(heard.confidence);
-                let id = ids.user_row();
+                let id = self.new_row(ids);
                 self.open = Some(Open { id, text, start_ms, duration_ms, confidence });
             }
         }
@@ -227,18 +244,18 @@ impl Speaker {
         self.open.as_ref().map(|open| self.segment(open, false))
     }
 
-    /// A final: the segment it closes, unless it was empty or had come out already.
+    /// A final: the segment it closes, unless it had come out already.
     pub fn finalize(&mut self, heard: &Transcript, ids: &mut Ids, now: Instant) -> Option<Segment> {
-        if heard.text.trim().is_empty() {
-            return None;
-        }
         self.gives_interims = self.seen_interim;
         self.punctuates |= heard.text.contains(['.', ',', '?', '!']);
         let text = self.unsaid(heard, now);
         self.promoted = None;
         let text = text?;
         let (start_ms, duration_ms) = self.place(heard, &text, ids, now);
-        let id = self.open.take().map_or_else(|| ids.user_row(), |open| open.id);
+        let id = match self.open.take() {
+            Some(open) => open.id,
+            None => self.new_row(ids),
+        };
         let confidence = plausible(heard.confidence);
         self.last_end_ms = start_ms.saturating_add(duration_ms).max(self.last_end_ms);
         let closed = Open { id, text, start_ms, duration_ms, confidence };

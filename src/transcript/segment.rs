@@ -10,7 +10,8 @@ pub enum SpeakerKind {
     Agent,
 }
 
-/// A transcript segment. Interims replace each other under one id; the final closes it.
+/// A transcript segment. Interims replace each other under one id; the final closes it. An interim
+/// without text takes back what was shown under its id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Segment {

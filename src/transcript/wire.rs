@@ -50,7 +50,8 @@ pub struct IngestRequest {
 pub enum Item {
     /// A final: stored once for each id, however often it is sent.
     Segment(Spoken),
-    /// An interim: shown to live listeners, not stored.
+    /// An interim: shown to live listeners, not stored. Without content it takes back what was shown
+    /// under its id.
     Interim(Spoken),
     /// The agent's state: idle, listening, thinking, speaking.
     State {

@@ -19,6 +19,7 @@ use crate::{
         },
     },
     stt::Transcript,
+    transcript::segment::Segment,
 };
 
 /// Speakers remembered at once; of more, the absent are forgotten first.
@@ -261,6 +262,11 @@ impl Session {
             return;
         };
         speaker.stt_down = false;
+        if heard.text.trim().is_empty() {
+            let row = speaker.withdraw();
+            self.on_withdrawn(id, row, now);
+            return;
+        }
         let ended = speaker.words_end(heard, now);
         let segment = if is_final {
             speaker.finalize(heard, &mut self.ids, now)
@@ -281,6 +287,21 @@ impl Session {
         self.on_words(&words, now);
     }
 
+    /// Recognition has thought better of its last words: there were none.
+    fn on_withdrawn(&mut self, id: SpeakerId, row: Option<Segment>, now: Instant) {
+        let Some(row) = row else { return };
+        self.command(Command::Transcript(row));
+        if self.linked != Some(id) {
+            return;
+        }
+        self.turn.has_words = self.turn.has_finals;
+        self.turn.finalize_sent = false;
+        self.drop_early();
+        if self.leaving.is_none() {
+            self.endpoint(now);
+        }
+    }
+
     /// The linked user's words.
     fn on_words(&mut self, words: &Words, now: Instant) {
         if !self.user_speaks() {
@@ -293,6 +314,7 @@ impl Session {
         }
         if words.is_final {
             self.turn.add(&words.text);
+            self.turn.has_finals = true;
             self.turn.finalize_sent = false;
         }
         if self.leaving.is_some() {

@@ -290,6 +290,63 @@ fn endless_noise_without_words_ends_in_idle() {
     assert_eq!(names(&call), [Listening, Idle]);
 }
 
+/// What recognition tells of the caller at `at`, for good or not.
+fn told(call: &mut Call, at: u64, text: &str, is_final: bool) {
+    let heard = Transcript { text: text.into(), ..Transcript::default() };
+    let event = if is_final { SttInput::Final(heard) } else { SttInput::Interim(heard) };
+    call.input_at(ms(at), Input::Stt { speaker: CALLER, event });
+}
+
+#[test]
+fn words_that_recognition_takes_back_are_no_row_and_no_turn() {
+    let mut call = Call::new(agent());
+    call.noise(ms(0)..ms(400));
+    told(&mut call, 300, "yes", false);
+    told(&mut call, 700, "", false);
+    call.run_to_end();
+    assert_eq!(names(&call), [Listening, Idle]);
+    assert!(call.user_said().is_empty());
+    let shown: Vec<_> = call.log().iter().filter_map(|(_, command)| row_of(command)).collect();
+    assert_eq!(shown, [("call-u1", "yes"), ("call-u1", "")], "who watches sees it go");
+}
+
+#[test]
+fn words_that_are_told_again_after_all_take_the_row_that_was_emptied() {
+    let mut call = Call::new(Settings { preemptive_generation: true, ..agent() });
+    call.answers_with("For two, yes.");
+    call.noise(ms(0)..ms(700));
+    told(&mut call, 400, "a cable for", false);
+    told(&mut call, 950, "", false);
+    told(&mut call, 1_000, "a table for two.", true);
+    call.run_to_end();
+    let shown: Vec<_> = call.log().iter().filter_map(|(_, command)| row_of(command)).collect();
+    let theirs: Vec<_> = shown.into_iter().filter(|(id, _)| id.starts_with("call-u")).collect();
+    let same = "call-u1";
+    assert_eq!(theirs, [(same, "a cable for"), (same, ""), (same, "a table for two.")]);
+    assert_eq!(conversation(&mut call)[1], (Role::User, "a table for two.".into()));
+}
+
+#[test]
+fn the_words_before_those_that_were_taken_back_are_answered() {
+    let mut call = Call::new(agent());
+    call.answers_with("Which day?");
+    call.noise(ms(0)..ms(700));
+    told(&mut call, 600, "book a table", true);
+    told(&mut call, 800, "um", false);
+    told(&mut call, 1_000, "", true);
+    call.run_to_end();
+    assert_eq!(call.turns_committed_at(), [ms(1_200)]);
+    assert_eq!(call.user_said(), ["book a table"]);
+    assert_eq!(call.agent_said(), ["Which day?"]);
+}
+
+fn row_of(command: &Command) -> Option<(&str, &str)> {
+    match command {
+        Command::Transcript(row) => Some((&row.id, &row.text)),
+        _ => None,
+    }
+}
+
 #[test]
 fn the_user_who_goes_on_while_the_agent_thinks_continues_the_turn() {
     let mut call = Call::new(agent());

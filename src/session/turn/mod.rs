@@ -32,6 +32,8 @@ pub(super) struct Turn {
     pub typed: bool,
     /// Recognition told words of the speech that is going on.
     pub has_words: bool,
+    /// ... for good: no interim can take them back.
+    pub has_finals: bool,
     /// The detector reported this turn's end: it knows better than recognition's pace.
     pub detector_ended: bool,
     /// Recognition was asked to close the segment since the end of speech.
@@ -55,6 +57,7 @@ impl Turn {
     pub fn speech_begins(&mut self) {
         self.ended = None;
         self.has_words = false;
+        self.has_finals = false;
         self.detector_ended = false;
         self.finalize_sent = false;
         self.told_end = false;

@@ -394,11 +394,17 @@ impl World {
             }
             Command::Transcript(row) => {
                 assert!(!self.finals.contains(&row.id), "{row:?} after its final");
-                assert!(!row.text.is_empty());
+                // Interims alone are ever taken back, and only what was shown.
+                let withdrawn = row.text.is_empty();
+                assert!(!withdrawn || (!row.is_final && self.shown.contains(&row.id)), "{row:?}");
                 assert!((0.0..=1.0).contains(&row.confidence));
                 let now_ms = self.now.duration_since(self.began).as_millis() as u64;
                 assert!(row.start_ms + row.duration_ms <= now_ms, "{row:?} at {now_ms}");
-                self.shown.insert(row.id.clone());
+                if withdrawn {
+                    self.shown.remove(&row.id);
+                } else {
+                    self.shown.insert(row.id.clone());
+                }
                 if row.is_final {
                     self.finals.insert(row.id.clone());
                     match row.kind {
