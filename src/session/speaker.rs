@@ -3,7 +3,10 @@
 //!
 //! Each final closes a segment; the interims before it carry the same id.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use super::{
     input::SpeakerId,
@@ -16,8 +19,11 @@ use crate::{
 
 /// Longest text of one segment, in bytes; what a provider sends beyond is cut.
 const MAX_TEXT: usize = 16 * 1024;
-/// For how long recognition may still report on a stretch that was closed without its final.
+/// For how long recognition may still report on a stretch that was closed without its final, where
+/// no times tell.
 const PROMOTED_FOR: Duration = Duration::from_secs(10);
+/// Stretches that were closed so and of which recognition has not told more; the oldest go first.
+const MAX_PROMOTED: usize = 8;
 /// Speech that goes on after no more than this is the same attempt to speak.
 const SAME_SPEECH: Duration = Duration::from_millis(800);
 /// An estimate of how long a word takes to say, where nothing else tells when a segment began.
@@ -133,13 +139,27 @@ struct Open {
     confidence: f32,
 }
 
-/// A stretch that was closed with its interim text, because the final did not come in time.
+/// A stretch that was closed with its interim text, because the final did not come in time. A
+/// recogniser that was lost and hears all since its last final again tells it much later.
 #[derive(Debug)]
 struct Promoted {
     text: String,
-    /// Where it ended in the stream, in ms; 0 if the provider gives no times.
-    stream_end_ms: u64,
+    /// Where it was in the stream, in ms; `0..0` if the provider gives no times.
+    stream_ms: Range<u64>,
     at: Instant,
+    /// The user has spoken anew since.
+    is_past: bool,
+}
+
+impl Promoted {
+    /// Whether a transcript may be of this stretch.
+    fn may_be(&self, heard: &Transcript, now: Instant) -> bool {
+        let times = stream_ms(heard);
+        if self.stream_ms.is_empty() || times.is_empty() {
+            return !self.is_past && now.saturating_duration_since(self.at) <= PROMOTED_FOR;
+        }
+        self.stream_ms.start < times.end && times.start < self.stream_ms.end
+    }
 }
 
 #[derive(Debug)]
@@ -160,8 +180,9 @@ pub(super) struct Speaker {
     /// When the first sample of the recognition stream was heard.
     pub stream_began: Option<Instant>,
     open: Option<Open>,
-    open_stream_end_ms: u64,
-    promoted: Option<Promoted>,
+    /// Where in the stream that is, in ms.
+    open_stream_ms: Range<u64>,
+    promoted: Vec<Promoted>,
     /// The row that was shown for words which recognition took back: the next ones of the same
     /// speech replace it.
     withdrawn: Option<String>,
@@ -182,8 +203,8 @@ impl Speaker {
             punctuates: false,
             stream_began: None,
             open: None,
-            open_stream_end_ms: 0,
-            promoted: None,
+            open_stream_ms: 0..0,
+            promoted: Vec::new(),
             withdrawn: None,
             last_end_ms: 0,
         }
@@ -199,9 +220,16 @@ impl Speaker {
         self.seen_interim && self.gives_interims && !self.stt_down
     }
 
-    /// The user speaks anew: what recognition reports from now on is no echo of a closed stretch.
+    /// A new stream of recognition, whose times begin anew.
+    pub fn stream_begins(&mut self, now: Instant) {
+        self.stream_began = Some(now);
+        self.promoted.clear();
+    }
+
+    /// The user speaks anew: what recognition reports from now on is no echo of a closed stretch,
+    /// unless its times say so.
     pub fn new_speech(&mut self) {
-        self.promoted = None;
+        self.promoted.iter_mut().for_each(|promoted| promoted.is_past = true);
         self.withdrawn = None;
     }
 
@@ -222,7 +250,7 @@ impl Speaker {
         self.gives_interims = true;
         self.seen_interim = true;
         let text = self.unsaid(heard, now)?;
-        let stream_end = heard.start_ms.saturating_add(heard.duration_ms);
+        let times = stream_ms(heard);
         let (start_ms, duration_ms) = self.place(heard, &text, ids, now);
         match &mut self.open {
             Some(open) if open.text == text => return None,
@@ -240,7 +268,7 @@ impl Speaker {
                 self.open = Some(Open { id, text, start_ms, duration_ms, confidence });
             }
         }
-        self.open_stream_end_ms = stream_end;
+        self.open_stream_ms = times;
         self.open.as_ref().map(|open| self.segment(open, false))
     }
 
@@ -249,7 +277,7 @@ impl Speaker {
         self.gives_interims = self.seen_interim;
         self.punctuates |= heard.text.contains(['.', ',', '?', '!']);
         let text = self.unsaid(heard, now);
-        self.promoted = None;
+        self.settle_promoted(heard, now);
         let text = text?;
         let (start_ms, duration_ms) = self.place(heard, &text, ids, now);
         let id = match self.open.take() {
@@ -262,13 +290,26 @@ impl Speaker {
         Some(self.segment(&closed, true))
     }
 
+    /// What was closed early and a final now covers is not told again; of what it covers in part,
+    /// the rest may be.
+    fn settle_promoted(&mut self, heard: &Transcript, now: Instant) {
+        let until = stream_ms(heard).end;
+        for promoted in self.promoted.iter_mut().filter(|promoted| promoted.may_be(heard, now)) {
+            promoted.text = rest_of(&heard.text, &promoted.text).to_owned();
+        }
+        self.promoted.retain(|it| until < it.stream_ms.end && !it.text.is_empty());
+    }
+
     /// Closes the open segment with its interim text: no final is waited for any longer.
     pub fn promote(&mut self, now: Instant) -> Option<Segment> {
         let open = self.open.take()?;
         self.last_end_ms = open.start_ms.saturating_add(open.duration_ms).max(self.last_end_ms);
         let segment = self.segment(&open, true);
-        let stream_end_ms = self.open_stream_end_ms;
-        self.promoted = Some(Promoted { text: open.text, stream_end_ms, at: now });
+        let stream_ms = self.open_stream_ms.clone();
+        if self.promoted.len() >= MAX_PROMOTED {
+            self.promoted.remove(0);
+        }
+        self.promoted.push(Promoted { text: open.text, stream_ms, at: now, is_past: false });
         Some(segment)
     }
 
@@ -298,13 +339,10 @@ impl Speaker {
         if text.is_empty() {
             return None;
         }
-        let rest = match &self.promoted {
-            Some(promoted) if now.saturating_duration_since(promoted.at) <= PROMOTED_FOR => {
-                let later = promoted.stream_end_ms > 0 && heard.start_ms >= promoted.stream_end_ms;
-                if later { text } else { rest_of(&promoted.text, text) }
-            }
-            _ => text,
-        };
+        let mut rest = text;
+        for promoted in self.promoted.iter().filter(|promoted| promoted.may_be(heard, now)) {
+            rest = rest_of(&promoted.text, rest);
+        }
         (!rest.is_empty()).then(|| rest.to_owned())
     }
 
@@ -350,6 +388,11 @@ impl Speaker {
     }
 }
 
+/// Where in its stream a transcript is, in ms; `0..0` if the provider gives no times.
+fn stream_ms(heard: &Transcript) -> Range<u64> {
+    heard.start_ms..heard.start_ms.saturating_add(heard.duration_ms)
+}
+
 fn plausible(confidence: f32) -> f32 {
     if confidence.is_finite() { confidence.clamp(0.0, 1.0) } else { 0.0 }
 }
@@ -365,7 +408,7 @@ fn rest_of<'a>(said: &str, text: &'a str) -> &'a str {
     let words = said.split_whitespace().count();
     let same = said.split_whitespace().zip(text.split_whitespace());
     let common = same.take_while(|(one, other)| is_same_word(one, other)).count();
-    if common == 0 || common * 2 < words {
+    if common == 0 || common * 2 < words.min(text.split_whitespace().count()) {
         return text;
     }
     let mut rest = text;
@@ -418,6 +461,35 @@ mod tests {
         assert_eq!(rest_of("book a table", "Book a table."), "");
         assert_eq!(rest_of("book a cable", "Book a table for two"), "for two");
         assert_eq!(rest_of("book a table", "for two"), "for two");
+        assert_eq!(rest_of("book a table for two", "Book a"), "");
+    }
+
+    fn at(text: &str, from: u64, until: u64) -> Transcript {
+        let duration_ms = until - from;
+        Transcript { text: text.into(), start_ms: from, duration_ms, ..Transcript::default() }
+    }
+
+    #[test]
+    fn a_recogniser_that_is_back_and_hears_all_again_tells_only_what_is_new() {
+        let began = crate::clock::now();
+        let mut ids = Ids::new("s".into(), began);
+        let mut speaker = Speaker::new(SpeakerId(1), "a".into(), "A".into(), true);
+        speaker.stream_begins(began);
+        let mut now = began + Duration::from_secs(20);
+        for (text, from, until) in [("book a table", 0, 900), ("for two", 9_000, 9_600)] {
+            speaker.interim(&at(text, from, until), &mut ids, now);
+            assert_eq!(speaker.promote(now).unwrap().text, text);
+            // It is down; the user speaks on, and long after it is back.
+            now += Duration::from_secs(15);
+            speaker.new_speech();
+        }
+        let mut finals = |text, from, until| {
+            speaker.finalize(&at(text, from, until), &mut ids, now).map(|row| row.text)
+        };
+        assert_eq!(finals("Book a", 0, 500), None);
+        assert_eq!(finals("table.", 500, 1_000), None);
+        assert_eq!(finals("For two please.", 1_000, 10_000).as_deref(), Some("please."));
+        assert_eq!(finals("For two.", 40_000, 41_000).as_deref(), Some("For two."));
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Session {
             }
             SttInput::Started => {
                 if let Some(speaker) = self.speaker_or_new(id, now) {
-                    speaker.stream_began = Some(now);
+                    speaker.stream_begins(now);
                 }
             }
             SttInput::Lost => self.set_stt_down(id, true),
