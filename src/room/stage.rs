@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use livekit::prelude::{LocalParticipant, Room, TrackSource};
 use tokio::sync::mpsc;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::{
     room::text::Transcriptions,
@@ -18,6 +18,9 @@ use crate::{
 };
 
 const STATE: &str = "lk.agent.state";
+/// Texts that wait for a room which is being reached anew; what comes on top is on disk and reported,
+/// but not shown.
+const WAITING: usize = 1_024;
 
 /// Runs until the session has nothing more to show.
 pub async fn run(
@@ -30,30 +33,55 @@ pub async fn run(
     // Attributes are acknowledged by the server: a round trip that transcripts don't wait for.
     let (states, state_queue) = mpsc::channel(64);
     let attributes = tokio::spawn(show_states(participant.clone(), state_queue));
-    let mut transcriptions = Transcriptions::new(participant);
+    let (texts, text_queue) = mpsc::channel(WAITING);
+    let showing = tokio::spawn(show_texts(room, text_queue));
+    let mut transcripts = Transcripts { reporter, texts, not_shown: 0 };
     while let Some(what) = shown.recv().await {
         match what {
             Shown::State(state) => {
-                reporter.state(state.as_str());
+                transcripts.reporter.state(state.as_str());
                 let _ = states.try_send(state);
             }
-            Shown::Transcript(segment) => {
-                report(&reporter, &segment).await;
-                let track = track_of(&room, &segment);
-                transcriptions.show(&segment, track).await;
-            }
+            Shown::Transcript(segment) => transcripts.take(segment).await,
             Shown::Metric(metric) => record::metric(metric),
             Shown::Usage(usage) => {
                 let used = providers.used(usage);
                 record::usage(used);
-                reporter.usage(used);
+                transcripts.reporter.usage(used);
             }
             Shown::UserState(_) => {}
         }
     }
-    drop(states);
-    let _ = attributes.await;
+    let Transcripts { reporter, texts, not_shown } = transcripts;
     reporter.close().await;
+    if not_shown > 0 {
+        info!(not_shown, "the room was too slow for transcripts");
+    }
+    drop((states, texts));
+    let _ = futures_util::join!(attributes, showing);
+}
+
+/// Keeps and reports transcripts, which waits for nobody but the disk, and passes them on to the room,
+/// which may be away.
+struct Transcripts {
+    reporter: SessionReporter,
+    texts: mpsc::Sender<Segment>,
+    not_shown: u64,
+}
+
+impl Transcripts {
+    async fn take(&mut self, segment: Segment) {
+        report(&self.reporter, &segment).await;
+        self.not_shown += u64::from(self.texts.try_send(segment).is_err());
+    }
+}
+
+async fn show_texts(room: Arc<Room>, mut texts: mpsc::Receiver<Segment>) {
+    let mut transcriptions = Transcriptions::new(room.local_participant());
+    while let Some(segment) = texts.recv().await {
+        let track = track_of(&room, &segment);
+        transcriptions.show(&segment, track).await;
+    }
 }
 
 /// A final is on disk before it is shown.
@@ -106,5 +134,55 @@ fn track_of(room: &Room, segment: &Segment) -> Option<String> {
                 .find(|track| track.source() == TrackSource::Microphone || track.name() == "mic")
                 .map(|track| track.sid().to_string())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcript::reporter::{Reporter, ReporterConfig, SessionInfo};
+
+    fn said(text: &str) -> Segment {
+        Segment {
+            id: text.into(),
+            kind: SpeakerKind::User,
+            speaker_id: "ann".into(),
+            speaker_name: "Ann".into(),
+            text: text.into(),
+            start_ms: 0,
+            duration_ms: 0,
+            confidence: 1.0,
+            is_final: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_said_while_the_room_takes_no_text_is_on_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = ReporterConfig {
+            state_dir: directory.path().to_owned(),
+            control_url: None,
+            token: None,
+            outbox_cap: 1 << 20,
+        };
+        let kept = Reporter::start(config).await.unwrap();
+        let reporter = kept.session(SessionInfo {
+            room: "room".into(),
+            session_key: "RM_1".into(),
+            agent: "assistant".into(),
+            started_at_unix_ms: 0,
+        });
+        // The room is being reached anew: nobody takes what is to be shown.
+        let (texts, _waiting) = mpsc::channel(1);
+        let mut transcripts = Transcripts { reporter, texts, not_shown: 0 };
+        for text in ["one", "two", "three"] {
+            transcripts.take(said(text)).await;
+        }
+        assert_eq!(transcripts.not_shown, 2);
+        let files = std::fs::read_dir(directory.path().join("outbox")).unwrap();
+        let kept: Vec<u8> =
+            files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        let kept = String::from_utf8_lossy(&kept);
+        assert!(["one", "two", "three"].iter().all(|text| kept.contains(text)));
     }
 }
