@@ -67,6 +67,9 @@ pub enum Command {
     },
     Metric(Metric),
     Usage(Usage),
+    /// Hear nobody any more, and ask STT for the last of what was said; the driver answers with
+    /// `SttOver` when that has come.
+    CloseStt,
     /// Leave the room; nothing follows.
     Leave {
         reason: CloseReason,

@@ -208,6 +208,8 @@ struct Driver {
     last_stream: u64,
     /// The connection to the room is being made anew.
     reconnecting: bool,
+    /// The call is over: only last words are waited for.
+    closing: bool,
     shown: mpsc::Sender<Shown>,
     dropped_shown: u64,
 }
@@ -288,12 +290,14 @@ impl Driver {
             stt_sender,
             last_stream: 0,
             reconnecting: false,
+            closing: false,
             shown,
             dropped_shown: 0,
         }
     }
 
-    async fn run(mut self, mut room: mpsc::Receiver<RoomEvent>) -> CloseReason {
+    async fn run(mut self, room: mpsc::Receiver<RoomEvent>) -> CloseReason {
+        let mut room = Some(room);
         let reason = loop {
             if let Some(reason) = self.obey().await {
                 break reason;
@@ -315,7 +319,7 @@ impl Driver {
     /// deadlines and the user's voice before the providers' output.
     async fn next(
         &mut self,
-        room: &mut mpsc::Receiver<RoomEvent>,
+        room: &mut Option<mpsc::Receiver<RoomEvent>>,
         deadline: Option<Instant>,
     ) -> Wake {
         let timer = async {
@@ -339,7 +343,12 @@ impl Driver {
             biased;
             () = timer => Wake::Timer,
             Some((speaker, heard)) = self.heard.recv() => Wake::Heard(speaker, heard),
-            event = room.recv() => Wake::Room(event),
+            event = recv(room.as_mut()) => {
+                if event.is_none() {
+                    *room = None;
+                }
+                Wake::Room(event)
+            }
             Some((id, event)) = recv(playout_events) => Wake::Playout(id, event),
             Some(told) = self.stt_events.recv() => Wake::Stt(told),
             event = recv(tts_events) => Wake::Tts(event),

@@ -71,10 +71,12 @@ pub enum Input {
     },
     /// End gracefully: finish the sentence, say farewell, leave.
     Drain,
-    /// End now; pending finals are still commanded out.
+    /// End now; what has been said is still waited for.
     Close {
         reason: CloseReason,
     },
+    /// No recognition is left that could tell anything more.
+    SttOver,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,6 +21,7 @@ mod speaking;
 use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
+pub(super) use self::leaving::LAST_WORDS;
 use super::{
     command::{Command, Metric},
     history::History,
@@ -28,7 +29,7 @@ use super::{
     settings::Settings,
     speaker::{Ids, Speaker},
     speech::{Speech, SpeechKind, Utterance},
-    state::{AgentState, UserState},
+    state::{AgentState, CloseReason, UserState},
     timers::{Timer, Timers, later},
     turn::{Turn, endpointing::Pauses, interruption::Hold, preemption::Early},
 };
@@ -54,10 +55,15 @@ struct Generation {
 /// A user who is away is asked to come back this often.
 const MAX_AWAY_PROMPTS: u32 = 2;
 
-/// A graceful end is under way.
-#[derive(Debug)]
-struct Leaving {
-    farewell_said: bool,
+/// The end is under way.
+#[derive(Debug, Clone, Copy)]
+enum Leaving {
+    /// Gracefully: what is being said is said to its end.
+    Finishing,
+    /// The farewell is being said, or there is none.
+    Farewell,
+    /// The agent is silent, and recognition has been asked for its last words.
+    LastWords(CloseReason),
 }
 
 /// One conversation.
@@ -164,6 +170,7 @@ impl Session {
             }
             Input::Drain => self.on_drain(now),
             Input::Close { reason } => self.leave(reason, now),
+            Input::SttOver => self.on_stt_over(now),
         }
     }
 

@@ -80,6 +80,7 @@ impl Driver {
                 Command::Resume { id, from_ms } => {
                     self.play(PlayoutCommand::Resume { id, from_ms });
                 }
+                Command::CloseStt => self.close_stt(clock::now()),
                 Command::Leave { reason } => return Some(reason),
             }
         }

@@ -10,14 +10,13 @@ use crate::{
     room::{input::hear, output::PlayoutCommand},
     session::{
         input::{Input, ParticipantEvent, SpeakerId, SttInput, TtsInput},
+        machine::LAST_WORDS,
         ports::{Microphone, RoomEvent},
     },
     stt::{SttControl, SttEvent, SttStream},
     tts::{SpeechId, TtsEvent},
 };
 
-/// How long the last words of a speaker who has gone are waited for.
-const LAST_WORDS: Duration = Duration::from_millis(1_500);
 /// How long who says nothing any more is there still: a reconnection is told of right after that all
 /// have left.
 const UNTIL_TOLD: Duration = Duration::from_millis(200);
@@ -95,6 +94,7 @@ impl Driver {
                 if matches!(known.leaving, Some(Leaving::LastWords(_))) {
                     self.depart(speaker, now);
                 }
+                self.tell_if_all_is_told(now);
             }
             return;
         };
@@ -173,6 +173,9 @@ impl Driver {
 
     /// Opens recognition for a speaker and lets the microphone flow into it.
     fn listen(&mut self, identity: &str, track: String, microphone: Box<dyn Microphone>) {
+        if self.closing {
+            return;
+        }
         let id = self.speaker(identity);
         self.deafen(id);
         let model = self.turn_model.clone();
@@ -206,6 +209,22 @@ impl Driver {
         }
     }
 
+    /// The call is over: hears nobody any more, and waits for what recognition still has.
+    pub(super) fn close_stt(&mut self, now: Instant) {
+        self.closing = true;
+        let speakers: Vec<_> = self.speakers.keys().copied().collect();
+        for speaker in speakers {
+            self.deafen(speaker);
+        }
+        self.tell_if_all_is_told(now);
+    }
+
+    fn tell_if_all_is_told(&mut self, now: Instant) {
+        if self.closing && self.speakers.values().all(|speaker| speaker.stream.is_none()) {
+            self.session.handle_input(Input::SttOver, now);
+        }
+    }
+
     /// The microphone is gone: recognition is asked for what it still has.
     fn deafen(&mut self, id: SpeakerId) {
         if let Some(speaker) = self.speakers.get_mut(&id) {
@@ -220,5 +239,6 @@ impl Driver {
         self.speakers.remove(&speaker);
         let event = ParticipantEvent::Left;
         self.session.handle_input(Input::Participant { speaker, event }, now);
+        self.tell_if_all_is_told(now);
     }
 }

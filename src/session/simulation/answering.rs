@@ -1,6 +1,6 @@
 //! What the machine asks for, carried out: the model's answers, their speech, and the track.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use super::{
     Call, TICK,
@@ -67,16 +67,12 @@ impl Call {
                 self.play_on(id);
             }
             Command::FinalizeStt { .. } => {
-                let at = now + self.script.stt_finalize_delay;
-                let closed: Vec<_> = self
-                    .said
-                    .iter()
-                    .enumerate()
-                    .map(|(n, said)| (n, said.words.partition_point(|(_, at)| at.end <= now)))
-                    .collect();
-                for (utterance, words) in closed {
-                    self.schedule(at, Event::Final { utterance, words });
-                }
+                self.tell_finals();
+            }
+            Command::CloseStt => {
+                let at =
+                    if self.tell_finals() { now + self.script.stt_finalize_delay } else { now };
+                self.schedule(at, Event::Input(Input::SttOver));
             }
             Command::SetState(_)
             | Command::SetUserState(_)
@@ -86,6 +82,21 @@ impl Call {
             | Command::AskTurnModel { .. }
             | Command::Leave { .. } => {}
         }
+    }
+
+    /// Finals of what was said before now; whether there is anything that is not final yet.
+    fn tell_finals(&mut self) -> bool {
+        let at = self.now + self.script.stt_finalize_delay;
+        let before = |words: &[(String, Range<Duration>)]| {
+            words.partition_point(|(_, at)| at.end <= self.now)
+        };
+        let said = self.said.iter().enumerate();
+        let closed: Vec<_> = said.map(|(n, said)| (n, before(&said.words))).collect();
+        let pending = closed.iter().any(|(n, words)| *words > self.said[*n].finalized);
+        for (utterance, words) in closed {
+            self.schedule(at, Event::Final { utterance, words });
+        }
+        pending
     }
 
     fn generate(&mut self, id: GenerationId) {

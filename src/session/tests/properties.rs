@@ -14,6 +14,7 @@ use self::{
 };
 use crate::session::{
     input::{Input, ParticipantEvent, SpeakerId},
+    machine::LAST_WORDS,
     settings::{Detection, Interruption, Settings},
     simulation::ms,
     state::{AgentState, CloseReason},
@@ -88,6 +89,7 @@ fn runs(settings: Settings, steps: &[Step]) {
     assert!(world.closed || world.state == AgentState::Idle, "stuck in {:?}", world.state);
     world.check_history();
     world.give(Input::Close { reason: CloseReason::RoomClosed });
+    world.pass(LAST_WORDS);
     assert!(world.closed);
     world.give(Input::Ready);
     for text in &world.expected {

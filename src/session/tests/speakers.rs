@@ -8,6 +8,7 @@ use crate::{
     session::{
         command::Command,
         input::{Input, ParticipantEvent, SpeakerId, SttInput, VadEvent},
+        machine::LAST_WORDS,
         settings::Settings,
         simulation::{CALLER, Call, ms},
         state::{AgentState::Idle, CloseReason},
@@ -96,18 +97,35 @@ fn the_link_moves_to_who_is_already_there() {
 }
 
 #[test]
-fn closing_commands_out_what_is_pending_once_then_leaves() {
+fn a_call_that_is_closed_falls_silent_and_waits_for_the_last_words() {
+    let mut call = Call::new(agent());
+    call.input_at(ms(0), Input::Say { text: ANSWER.into(), interruptible: false });
+    call.script.stt_finalize_delay = ms(2_000);
+    call.user_says("no a table for two", ms(1_000)..ms(2_000));
+    let reason = CloseReason::RoomClosed;
+    call.input_at(ms(2_010), Input::Close { reason });
+    call.run_until(ms(20_000));
+    assert_eq!(call.times(|command| matches!(command, Command::CancelSpeech { .. })), [ms(2_010)]);
+    assert_eq!(call.user_said(), ["no a table for two"], "not what was known at the end of it");
+    assert_eq!(call.times(|command| matches!(command, Command::Leave { .. })), [ms(4_010)]);
+    assert!(call.turns_committed_at().is_empty());
+}
+
+#[test]
+fn last_words_that_do_not_come_end_as_they_were_and_only_once() {
     let mut call = Call::new(agent());
     call.script.stt_final_delay = Duration::from_mins(1);
+    call.script.stt_finalize_delay = Duration::from_mins(1);
     call.user_says("book a table", ms(0)..ms(700));
     let reason = CloseReason::RoomClosed;
     call.input_at(ms(860), Input::Close { reason });
-    call.input_at(ms(861), said(CALLER, "too late"));
-    call.input_at(ms(862), Input::Close { reason });
+    call.input_at(ms(1_862), Input::Close { reason: CloseReason::Terminated });
+    call.input_at(ms(861) + LAST_WORDS, said(CALLER, "too late"));
     call.run_until(ms(20_000));
     assert_eq!(call.user_said(), ["book a table"]);
     assert_eq!(last(&call), Some(Command::Leave { reason }));
-    assert_eq!(call.times(|command| matches!(command, Command::Leave { .. })).len(), 1);
+    let left = call.times(|command| matches!(command, Command::Leave { .. }));
+    assert_eq!(left, [ms(860) + LAST_WORDS]);
 }
 
 #[test]

@@ -247,6 +247,7 @@ impl World {
             63 if step.a.is_multiple_of(8) => {
                 Some(Input::Close { reason: CloseReason::Terminated })
             }
+            63 if step.a % 8 < 3 => Some(Input::SttOver),
             _ => None,
         }
     }
@@ -419,6 +420,7 @@ impl World {
             }
             Command::SetUserState(_)
             | Command::FinalizeStt { .. }
+            | Command::CloseStt
             | Command::AskTurnModel { .. }
             | Command::Metric(_)
             | Command::Usage(_) => {}
