@@ -6,7 +6,6 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use rtc_audio::ice::names_loopback_v6;
-use rtc_audio::peer::PeerState;
 use rtc_audio::transceiver::MediaType as EngineMedia;
 
 use crate::audio_track::Kind;
@@ -209,9 +208,9 @@ impl PeerConnection {
             });
         }
         let text = self.negotiate(|state| {
-            let lost = matches!(state.peer.state(), PeerState::Disconnected | PeerState::Failed);
-            state.orders.gather_again |= options.ice_restart;
-            state.orders.renew_paths |= options.ice_restart && lost;
+            if options.ice_restart {
+                state.look_for_paths_again();
+            }
             state.peer.create_offer(options.ice_restart)
         })?;
         Ok(SessionDescription { text, sdp_type: SdpType::Offer })
@@ -251,7 +250,13 @@ impl PeerConnection {
         let connection = self.connection();
         self.negotiate(|state| {
             let changes = match desc.sdp_type {
-                SdpType::Offer => state.peer.set_remote_offer(&desc.text)?,
+                SdpType::Offer => {
+                    let held = state.peer.remote_description().map(|(text, _)| text);
+                    if held.is_some_and(|held| rtc_audio::sdp::restarts_ice(held, &desc.text)) {
+                        state.look_for_paths_again();
+                    }
+                    state.peer.set_remote_offer(&desc.text)?
+                }
                 SdpType::Answer => state.peer.set_remote_answer(&desc.text)?,
                 SdpType::Rollback => {
                     state.peer.rollback();

@@ -324,8 +324,9 @@ async fn a_call_that_may_only_be_relayed_over_udp_is_heard_both_ways() {
     call_by(&turn, format!("turn:127.0.0.1:{}", turn.port)).await;
 }
 
-#[tokio::test]
-async fn a_relayed_call_goes_on_by_an_ice_restart_after_its_server_has_forgotten_it() {
+/// A call from Alice, who may only be relayed, whose relay forgets it. Whoever offers it, the restart
+/// leads over a new one.
+async fn relay_is_renewed(alice_offers: bool) {
     let mut turn = Turn::start().await;
     let _turn = ONE_CALL.lock().await;
     let factory = PeerConnectionFactory::default();
@@ -345,10 +346,24 @@ async fn a_relayed_call_goes_on_by_an_ice_restart_after_its_server_has_forgotten
     turn.restart().await;
     while next(&mut alice.states).await != PeerConnectionState::Disconnected {}
     let restart = OfferOptions { ice_restart: true, ..OfferOptions::default() };
-    negotiate_with(&alice.connection, &bob.connection, restart).await;
+    if alice_offers {
+        negotiate_with(&alice.connection, &bob.connection, restart).await;
+    } else {
+        negotiate_with(&bob.connection, &alice.connection, restart).await;
+    }
     let back = async { while next(&mut alice.states).await != PeerConnectionState::Connected {} };
     timeout(Duration::from_secs(5), back).await.expect("a new relay leads there");
     expect_tone(track, 440.0).await;
+}
+
+#[tokio::test]
+async fn a_relayed_call_goes_on_by_an_ice_restart_after_its_server_has_forgotten_it() {
+    relay_is_renewed(true).await;
+}
+
+#[tokio::test]
+async fn it_goes_on_by_a_restart_that_the_other_side_offers() {
+    relay_is_renewed(false).await;
 }
 
 #[tokio::test]

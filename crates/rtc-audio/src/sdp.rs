@@ -88,6 +88,16 @@ pub struct Section {
     pub rejected: bool,
 }
 
+/// Whether a description restarts ICE, by the one of the same side that it replaces: its username
+/// fragment is another (RFC 8839 §4.4.1.1.1).
+pub fn restarts_ice(before: &str, after: &str) -> bool {
+    let fragment = |text: &str| {
+        let of_line = |line: &str| line.strip_prefix("a=ice-ufrag:").map(|it| it.trim().to_owned());
+        text.lines().find_map(of_line)
+    };
+    fragment(before).zip(fragment(after)).is_some_and(|(before, after)| before != after)
+}
+
 /// Reads the sections of a description.
 pub fn sections(text: &str) -> Vec<Section> {
     let mut all: Vec<Section> = Vec::new();

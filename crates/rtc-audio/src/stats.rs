@@ -43,7 +43,8 @@ pub struct Stats {
 /// What was measured on a section that receives.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Ingress {
-    /// Interarrival jitter in 1/48000 s (RFC 3550 §6.4.1).
+    /// Interarrival jitter in ticks of the RTP clock (RFC 3550 §6.4.1): 1/48000 s of Opus, 1/90000 s of
+    /// video.
     pub jitter: u32,
     /// Fraction of packets lost.
     pub loss: f32,

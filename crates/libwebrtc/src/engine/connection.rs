@@ -252,6 +252,13 @@ impl Connection {
 }
 
 impl State {
+    /// ICE is about to be restarted, by whichever side.
+    pub(crate) fn look_for_paths_again(&mut self) {
+        let lost = matches!(self.peer.state(), PeerState::Disconnected | PeerState::Failed);
+        self.orders.gather_again = true;
+        self.orders.renew_paths |= lost;
+    }
+
     pub(crate) fn transceiver(&self, id: TransceiverId) -> Option<&Arc<TransceiverHandle>> {
         self.transceivers.iter().find(|t| t.id == id)
     }

@@ -16,8 +16,13 @@ const CLOCK: u32 = 48_000;
 /// What Opus is offered as.
 const USUAL_PAYLOAD_TYPE: u8 = 111;
 
-fn ticks(jitter: u32) -> f64 {
-    f64::from(jitter) / f64::from(CLOCK)
+/// Of the RTP clock of VP8 (RFC 7741 §4.1), and of H.264 and VP9 alike.
+const VIDEO_CLOCK: u32 = 90_000;
+
+/// Jitter in s.
+fn ticks(jitter: u32, media: MediaType) -> f64 {
+    let clock = if media == MediaType::Audio { CLOCK } else { VIDEO_CLOCK };
+    f64::from(jitter) / f64::from(clock)
 }
 
 fn stream(ssrc: u32, media: MediaType) -> dictionaries::RtpStreamStats {
@@ -95,7 +100,7 @@ pub(super) fn sender(state: &State, handle: &TransceiverHandle) -> Vec<RtcStats>
             stream: stream(sent.ssrc, transceiver.media()),
             received: dictionaries::ReceivedRtpStreamStats {
                 packets_lost: remote.lost as i64,
-                jitter: ticks(remote.jitter),
+                jitter: ticks(remote.jitter, transceiver.media()),
                 ..dictionaries::ReceivedRtpStreamStats::default()
             },
             remote_inbound: dictionaries::RemoteInboundRtpStreamStats {
@@ -138,7 +143,7 @@ pub(super) fn receiver(state: &State, handle: &TransceiverHandle) -> Vec<RtcStat
         received: dictionaries::ReceivedRtpStreamStats {
             packets_received: received.packets,
             packets_lost: received.lost(),
-            jitter: ticks(ingress.jitter),
+            jitter: ticks(ingress.jitter, transceiver.media()),
         },
         inbound: dictionaries::InboundRtpStreamStats {
             track_identifier: track.id(),
