@@ -433,6 +433,12 @@ impl Session {
             self.timers.set(Timer::MinInterruption, until);
         } else if !speaker.voice.faint && !warms_up {
             self.interrupt(now);
+        } else if !speaker.voice.faint
+            && !speaker.tells_words_in_time()
+            && let Some(heard) = self.first_heard_at
+        {
+            // Whoever still speaks by then is no echo.
+            self.timers.set(Timer::MinInterruption, later(heard, self.settings.echo_warm_up));
         }
     }
 

@@ -210,6 +210,18 @@ fn right_after_the_agents_first_sound_only_words_interrupt() {
 }
 
 #[test]
+fn who_spoke_right_after_the_agents_first_sound_and_speaks_still_interrupts() {
+    let mut call = Call::new(Settings { echo_warm_up: ms(3_000), ..agent() });
+    call.script.stt_interim_delay = None;
+    call.answers([LONG]);
+    call.user_says("book a table", ms(0)..ms(600));
+    // Heard from 1,600 ms on.
+    call.noise(ms(2_000)..ms(6_000));
+    call.run_until(ms(6_000));
+    assert_eq!(call.times(is_clear), [ms(4_600)]);
+}
+
+#[test]
 fn a_user_who_is_away_is_asked_back_twice() {
     let mut call =
         Call::new(Settings { away_prompt: Some("Are you still there?".into()), ..agent() });
