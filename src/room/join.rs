@@ -239,12 +239,20 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
             if reason == CloseReason::RoomClosed { reason } else { CloseReason::Failed }
         }
     };
-    if tokio::time::timeout(LAST_WORDS, stage).await.is_err() {
+    // Together, and with recognition's last words before, within what the worker gives a job to end.
+    let finish = async {
+        if let Some(recording) = recording {
+            recording.finish(&recordings).await;
+        }
+    };
+    let (shown, recorded) = futures_util::join!(
+        tokio::time::timeout(LAST_WORDS, stage),
+        tokio::time::timeout(LAST_WORDS, finish)
+    );
+    if shown.is_err() {
         warn!("the last transcripts could not be shown in time; they are on disk");
     }
-    if let Some(recording) = recording
-        && tokio::time::timeout(LAST_WORDS, recording.finish(&recordings)).await.is_err()
-    {
+    if recorded.is_err() {
         warn!("the recording could not be finished in time; the next start saves it");
     }
     let outcome = if reason == CloseReason::Failed { Err(RunError::Failed) } else { Ok(reason) };

@@ -57,8 +57,10 @@ pub async fn run(
     if not_shown > 0 {
         info!(not_shown, "the room was too slow for transcripts");
     }
-    drop((states, texts));
-    let _ = futures_util::join!(attributes, showing);
+    drop(texts);
+    let _ = showing.await;
+    // A room that is gone never acknowledges the last of them.
+    attributes.abort();
 }
 
 /// Keeps and reports transcripts, which waits for nobody but the disk, and passes them on to the room,

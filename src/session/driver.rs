@@ -135,18 +135,16 @@ struct Speaker {
 /// What is waited for before the machine is told that a participant who left has left.
 #[derive(Debug, Clone, Copy)]
 enum Leaving {
-    /// Until then, for the last words.
-    LastWords(Instant),
-    /// For the connection to the room, which is being made anew: who was there seems to leave.
-    Reconnection,
     /// Until then, for the participant to be there again.
     Return(Instant),
+    /// For the connection to the room, which is being made anew: who was there seems to leave.
+    Reconnection,
 }
 
 impl Leaving {
     fn until(self) -> Option<Instant> {
         match self {
-            Self::LastWords(until) | Self::Return(until) => Some(until),
+            Self::Return(until) => Some(until),
             Self::Reconnection => None,
         }
     }
@@ -206,6 +204,8 @@ struct Driver {
     stt_events: mpsc::Receiver<Told>,
     stt_sender: mpsc::Sender<Told>,
     last_stream: u64,
+    /// Streams that have not ended, whoever's they are.
+    open_streams: u32,
     /// The connection to the room is being made anew.
     reconnecting: bool,
     /// The call is over: only last words are waited for.
@@ -289,6 +289,7 @@ impl Driver {
             stt_events,
             stt_sender,
             last_stream: 0,
+            open_streams: 0,
             reconnecting: false,
             closing: false,
             shown,

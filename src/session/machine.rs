@@ -21,6 +21,7 @@ mod speaking;
 use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
+#[cfg(test)]
 pub(super) use self::leaving::LAST_WORDS;
 use super::{
     command::{Command, Metric},

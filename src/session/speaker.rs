@@ -220,10 +220,11 @@ impl Speaker {
         self.seen_interim && self.gives_interims && !self.stt_down
     }
 
-    /// A new stream of recognition, whose times begin anew.
+    /// A new stream of recognition, whose times begin anew. The one before may still tell its last.
     pub fn stream_begins(&mut self, now: Instant) {
         self.stream_began = Some(now);
-        self.promoted.clear();
+        self.open_stream_ms = 0..0;
+        self.promoted.iter_mut().for_each(|promoted| promoted.stream_ms = 0..0);
     }
 
     /// The user speaks anew: what recognition reports from now on is no echo of a closed stretch,
@@ -408,7 +409,8 @@ fn rest_of<'a>(said: &str, text: &'a str) -> &'a str {
     let words = said.split_whitespace().count();
     let same = said.split_whitespace().zip(text.split_whitespace());
     let common = same.take_while(|(one, other)| is_same_word(one, other)).count();
-    if common == 0 || common * 2 < words.min(text.split_whitespace().count()) {
+    let is_part = common == text.split_whitespace().count();
+    if common == 0 || common * 2 < words && !is_part {
         return text;
     }
     let mut rest = text;
@@ -462,6 +464,7 @@ mod tests {
         assert_eq!(rest_of("book a cable", "Book a table for two"), "for two");
         assert_eq!(rest_of("book a table", "for two"), "for two");
         assert_eq!(rest_of("book a table for two", "Book a"), "");
+        assert_eq!(rest_of("I want to know", "I do"), "I do");
     }
 
     fn at(text: &str, from: u64, until: u64) -> Transcript {

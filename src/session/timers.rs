@@ -31,7 +31,7 @@ pub enum Timer {
     MaxSpeak,
     /// IDLE: the user counts as away.
     UserAway,
-    /// A graceful end that takes too long.
+    /// A graceful end, or the last words before any end, that take too long.
     Drain,
 }
 
@@ -72,7 +72,7 @@ impl Timers {
         }
     }
 
-    /// Clears all but the bound on a graceful end, which outlives every state.
+    /// Clears all but the bound on an end, which outlives every state.
     pub fn clear_states(&mut self) {
         let drain = self.get(Timer::Drain);
         self.at = [None; COUNT];

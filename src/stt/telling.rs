@@ -30,6 +30,12 @@ impl Telling {
         events.push(SttEvent::Interim(transcript));
     }
 
+    /// Another connection hears what has not been final again: that its beginning is silent takes
+    /// nothing of it back.
+    pub fn connected(&mut self) {
+        self.interim_shown = false;
+    }
+
     /// The turn's words, for good.
     pub fn ends(&mut self, transcript: Transcript, events: &mut Vec<SttEvent>) {
         if transcript.text.is_empty() {

@@ -6,6 +6,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use rtc_audio::ice::names_loopback_v6;
+use rtc_audio::sdp::restarts_ice;
 use rtc_audio::transceiver::MediaType as EngineMedia;
 
 use crate::audio_track::Kind;
@@ -252,10 +253,12 @@ impl PeerConnection {
             let changes = match desc.sdp_type {
                 SdpType::Offer => {
                     let held = state.peer.remote_description().map(|(text, _)| text);
-                    if held.is_some_and(|held| rtc_audio::sdp::restarts_ice(held, &desc.text)) {
+                    let restarts = held.is_some_and(|held| restarts_ice(held, &desc.text));
+                    let changes = state.peer.set_remote_offer(&desc.text)?;
+                    if restarts {
                         state.look_for_paths_again();
                     }
-                    state.peer.set_remote_offer(&desc.text)?
+                    changes
                 }
                 SdpType::Answer => state.peer.set_remote_answer(&desc.text)?,
                 SdpType::Rollback => {

@@ -128,3 +128,16 @@ async fn what_recognition_knows_when_the_room_is_closed_is_a_row() {
     .await;
     assert_eq!((&rows[..], ended), (&[QUESTION.to_owned()][..], Some(reason)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_microphone_that_was_just_changed_loses_no_word_at_the_end() {
+    let (question, ends) = caller(1, Duration::from_secs(5));
+    let reason = CloseReason::RoomClosed;
+    let (rows, ended) = call_with(vec![
+        (1_000, audible("two", &question)),
+        (ends[0] - 2_000, audible("three", &[])),
+        (0, RoomEvent::Closed { reason }),
+    ])
+    .await;
+    assert_eq!((&rows[..], ended), (&[QUESTION.to_owned()][..], Some(reason)));
+}

@@ -10,15 +10,13 @@ use crate::{
     room::{input::hear, output::PlayoutCommand},
     session::{
         input::{Input, ParticipantEvent, SpeakerId, SttInput, TtsInput},
-        machine::LAST_WORDS,
         ports::{Microphone, RoomEvent},
     },
     stt::{SttControl, SttEvent, SttStream},
     tts::{SpeechId, TtsEvent},
 };
 
-/// How long who says nothing any more is there still: a reconnection is told of right after that all
-/// have left.
+/// How long who has left is there still: a reconnection is told of right after that all have left.
 const UNTIL_TOLD: Duration = Duration::from_millis(200);
 /// How long after a reconnection who was there before it may come back.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
@@ -40,11 +38,10 @@ impl Driver {
                 let speaker = self.speaker(&identity);
                 self.deafen(speaker);
                 if let Some(known) = self.speakers.get_mut(&speaker) {
-                    let wait = if known.stream.is_some() { LAST_WORDS } else { UNTIL_TOLD };
                     known.leaving = Some(if self.reconnecting {
                         Leaving::Reconnection
                     } else {
-                        Leaving::LastWords(now + wait)
+                        Leaving::Return(now + UNTIL_TOLD)
                     });
                 }
             }
@@ -91,14 +88,13 @@ impl Driver {
         let Some(event) = event else {
             if let Some(known) = current {
                 known.stream = None;
-                if matches!(known.leaving, Some(Leaving::LastWords(_))) {
-                    self.depart(speaker, now);
-                }
-                self.tell_if_all_is_told(now);
             }
+            self.open_streams -= 1;
+            self.tell_if_all_is_told(now);
             return;
         };
-        // Of a stream whose place another took, words still count, and how it fares does not.
+        // Of a stream whose place another took, or whose speaker has gone, words still count, and how
+        // it fares does not.
         if current.is_none() && !matches!(event, SttEvent::Final(_) | SttEvent::Usage { .. }) {
             return;
         }
@@ -193,6 +189,7 @@ impl Driver {
         let SttStream { control, task: _ } = self.stt.open_kept(audio, events_sender, keeper);
         let forward = self.stt_sender.clone();
         self.last_stream += 1;
+        self.open_streams += 1;
         let serial = self.last_stream;
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
@@ -220,7 +217,7 @@ impl Driver {
     }
 
     fn tell_if_all_is_told(&mut self, now: Instant) {
-        if self.closing && self.speakers.values().all(|speaker| speaker.stream.is_none()) {
+        if self.closing && self.open_streams == 0 {
             self.session.handle_input(Input::SttOver, now);
         }
     }
@@ -239,6 +236,5 @@ impl Driver {
         self.speakers.remove(&speaker);
         let event = ParticipantEvent::Left;
         self.session.handle_input(Input::Participant { speaker, event }, now);
-        self.tell_if_all_is_told(now);
     }
 }

@@ -59,23 +59,27 @@ impl Session {
     }
 
     fn on_left(&mut self, id: SpeakerId, now: Instant) {
+        let is_linked = self.linked == Some(id);
+        let ends = is_linked && self.settings.close_on_participant_left;
         let Some(speaker) = self.speaker_mut(id) else { return };
         speaker.present = false;
         speaker.voice = Voice::default();
-        // The last words before a hang-up are the easiest to lose.
+        if ends {
+            self.linked = None;
+            self.set_user_state(UserState::Listening);
+            // The last words before a hang-up are the easiest to lose.
+            self.leave(CloseReason::ParticipantLeft, now);
+            return;
+        }
         let last = speaker.promote(now);
         self.command_row(last);
-        if self.linked != Some(id) {
+        if !is_linked {
             return;
         }
         self.linked = None;
         self.turn.take();
         self.pauses = Pauses::default();
         self.set_user_state(UserState::Listening);
-        if self.settings.close_on_participant_left {
-            self.leave(CloseReason::ParticipantLeft, now);
-            return;
-        }
         self.cut(now);
         self.linked = self.speakers.iter().find(|other| other.present).map(|other| other.id);
         self.go_idle(now);
@@ -273,7 +277,14 @@ impl Session {
         } else {
             speaker.interim(heard, &mut self.ids, now)
         };
-        let Some(segment) = segment else { return };
+        let Some(segment) = segment else {
+            if is_final {
+                // All of it had come out: what an interim added to that was nothing.
+                let row = speaker.withdraw();
+                self.on_withdrawn(id, row, now);
+            }
+            return;
+        };
         if self.linked != Some(id) {
             self.command(Command::Transcript(segment));
             return;

@@ -15,7 +15,7 @@ use crate::session::{
 const GRACE: Duration = Duration::from_secs(10);
 /// How long recognition may take over the last words of who has gone, or of a call that is over: a
 /// little more than any recogniser takes to close its stream.
-pub(crate) const LAST_WORDS: Duration = Duration::from_millis(4_500);
+pub const LAST_WORDS: Duration = Duration::from_millis(4_500);
 
 impl Session {
     pub(super) fn on_drain(&mut self, now: Instant) {

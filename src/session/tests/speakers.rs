@@ -63,6 +63,7 @@ fn the_last_words_before_a_hang_up_are_kept_and_so_is_what_was_heard() {
     call.user_says("forget it goodbye", ms(1_000)..ms(1_900));
     call.input_at(ms(2_100), left(CALLER));
     call.run_until(ms(10_000));
+    assert_eq!(call.times(|command| matches!(command, Command::CancelSpeech { .. })), [ms(2_100)]);
     assert_eq!(call.user_said(), ["forget it goodbye"]);
     let heard = call.agent_said();
     assert!(!heard[0].is_empty() && ANSWER.starts_with(&heard[0]));

@@ -340,6 +340,19 @@ fn the_words_before_those_that_were_taken_back_are_answered() {
     assert_eq!(call.agent_said(), ["Which day?"]);
 }
 
+#[test]
+fn what_an_interim_adds_to_words_that_came_out_already_goes_with_their_final() {
+    let mut call = Call::new(agent());
+    call.noise(ms(0)..ms(700));
+    told(&mut call, 600, "book a table", false);
+    // No final comes, and at 3,700 ms the turn is taken as it is.
+    told(&mut call, 3_800, "Book a table for", false);
+    told(&mut call, 3_900, "Book a table.", true);
+    call.run_to_end();
+    assert_eq!(call.user_said(), ["book a table"]);
+    assert!(call.log().iter().any(|(_, command)| row_of(command) == Some(("call-u2", ""))));
+}
+
 fn row_of(command: &Command) -> Option<(&str, &str)> {
     match command {
         Command::Transcript(row) => Some((&row.id, &row.text)),

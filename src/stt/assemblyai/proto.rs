@@ -152,6 +152,7 @@ impl Dialect for Codec {
 
     fn connected(&mut self, offset_ms: u64) {
         self.offset_ms = offset_ms;
+        self.telling.connected();
         self.ended = None;
     }
 

@@ -151,6 +151,8 @@ impl Dialect for Codec {
 
     fn connected(&mut self, offset_ms: u64) {
         self.offset_ms = offset_ms;
+        // What was shown is told again; that its beginning is silent takes nothing of it back.
+        self.interim_shown = false;
     }
 
     fn skipped(&mut self, ms: u64) {
@@ -321,6 +323,17 @@ mod tests {
             "speech_final": speech_final,
             "channel": {"alternatives": [{"transcript": text, "confidence": 0.9}]}})
         .to_string()
+    }
+
+    #[test]
+    fn a_silent_beginning_of_another_connection_takes_no_words_back() {
+        let (mut codec, mut events) = (codec(), Vec::new());
+        codec.receive(&results("book a", false, false), &mut events).unwrap();
+        codec.connected(0);
+        codec.receive(&results("", false, false), &mut events).unwrap();
+        codec.receive(&results("book a table", false, false), &mut events).unwrap();
+        codec.receive(&results("", false, false), &mut events).unwrap();
+        assert_eq!(told(&events), ["SpeechStarted", "~book a", "~book a table", "~"]);
     }
 
     #[test]

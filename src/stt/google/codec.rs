@@ -294,6 +294,7 @@ impl Dialect for Codec {
 
     fn connected(&mut self, offset_ms: u64) {
         self.offset_ms = offset_ms;
+        self.telling.connected();
         self.given = 0;
         self.begun = 0;
         self.streams.clear();
