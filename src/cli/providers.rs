@@ -324,7 +324,7 @@ fn voices(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<(Arc<dyn Tts>, Ofte
     let voices: Vec<Arc<dyn Tts>> = voices.collect::<Result<_, _>>()?;
     let relay = |voices| {
         let relay = Relay::new(voices).ok_or_else(none)?;
-        Ok::<_, String>(Arc::new(relay.with_pronunciations(agent.voice.pronunciations.clone())))
+        Ok::<_, String>(relay.with_pronunciations(agent.voice.pronunciations.clone()))
     };
     let first: Vec<Arc<dyn Tts>> = voices.first().cloned().into_iter().collect();
     let alone = VoiceSettings { fallback: Vec::new(), ..agent.voice.clone() };
@@ -332,12 +332,12 @@ fn voices(agent: &Agent, endpoints: Vec<Endpoint>) -> Result<(Arc<dyn Tts>, Ofte
     let others = [agent.farewell.clone(), agent.away_prompt.clone()];
     let always = [agent.apology.clone(), agent.tool_filler.clone()];
     let often = Often {
-        voice: relay(first)?,
+        voice: Arc::new(relay(first)?.for_keeps()),
         // Another form in another version is only spoken anew.
         key: format!("{alone:?}"),
         texts: greeting.into_iter().chain(others.into_iter().flatten()).chain(always).collect(),
     };
-    Ok((relay(voices)?, often))
+    Ok((Arc::new(relay(voices)?), often))
 }
 
 /// Two tries of the last voice, or one of a voice before it, must fit into the session's limit for

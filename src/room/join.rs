@@ -175,6 +175,8 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
     tokio::pin!(publish);
     let (mut published, mut draining) = (false, false);
     let mut knocking = None;
+    // Without a voice the call is over, but the caller may have spoken already.
+    let mut unpublished = None;
     let reason = loop {
         if opening.begins(clock::now()) {
             knocking = None;
@@ -194,8 +196,10 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
             outcome = &mut publish, if !published => {
                 published = true;
                 if let Err(error) = outcome {
-                    abandon.abort();
-                    return ended(Err(RunError::Publish(error)), Some(room.clone()));
+                    unpublished = Some(error);
+                    let reason = CloseReason::Failed;
+                    let _ = room_sender.send(RoomEvent::Closed { reason }).await;
+                    break reason;
                 }
                 opening.published(clock::now());
                 knocking = speaks.clone().map(|it| AbortOnDropHandle::new(tokio::spawn(knock(it))));
@@ -255,7 +259,11 @@ pub async fn run(job: RoomJob, drain: CancellationToken, stop: CancellationToken
     if recorded.is_err() {
         warn!("the recording could not be finished in time; the next start saves it");
     }
-    let outcome = if reason == CloseReason::Failed { Err(RunError::Failed) } else { Ok(reason) };
+    let outcome = match unpublished {
+        Some(error) => Err(RunError::Publish(error)),
+        None if reason == CloseReason::Failed => Err(RunError::Failed),
+        None => Ok(reason),
+    };
     ended(outcome, Some(room.clone()))
 }
 

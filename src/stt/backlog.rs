@@ -83,7 +83,13 @@ impl Backlog {
 
     /// All that is held.
     pub fn to_vec(&self) -> Vec<i16> {
-        self.samples.iter().copied().collect()
+        self.since(0).1
+    }
+
+    /// What is held from number `from` on, with the number of its first sample.
+    pub fn since(&self, from: u64) -> (u64, Vec<i16>) {
+        let from = from.clamp(self.start, self.end());
+        (from, self.samples.range((from - self.start) as usize..).copied().collect())
     }
 
     /// At most `count` samples from number `from`, which is moved to the oldest held if that is
@@ -107,6 +113,9 @@ mod tests {
         backlog.push(&[5]);
         assert_eq!((backlog.start(), backlog.end()), (2, 6));
         assert_eq!(backlog.bytes(4, 10), [4, 0, 5, 0]);
+        assert_eq!(backlog.since(4), (4, vec![4, 5]));
+        assert_eq!(backlog.since(0), (2, vec![2, 3, 4, 5]));
+        assert_eq!(backlog.since(99), (6, vec![]));
         backlog.settle(1);
         assert_eq!(backlog.start(), 2);
         backlog.settle(u64::MAX);

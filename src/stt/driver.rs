@@ -177,6 +177,11 @@ impl<D: Dialect> Driver<D> {
     async fn run(mut self) {
         // Ends by `Over`, whichever way.
         let Err(Over) = self.stay_connected().await;
+        let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if late && self.backlog.quiet_until().is_none() {
+            let reason = "the last words did not come in time".into();
+            self.tell(SttEvent::Lost { reason, retry_in: Duration::ZERO });
+        }
         self.tell_usage();
         let rest = std::mem::take(&mut self.outbox);
         let deliver = async {

@@ -126,6 +126,7 @@ impl Stt for Relay {
             began_unix_ms: None,
             hand_over_at: 0,
             cut_short: false,
+            told_until: 0,
         };
         SttStream { control, task: tokio::spawn(driver.run(commands).in_current_span()) }
     }
@@ -162,6 +163,8 @@ struct Driver {
     hand_over_at: u64,
     /// The recogniser failed while the last words were waited for.
     cut_short: bool,
+    /// Up to this sample an interim told what was said: the session makes a row of it, whatever comes.
+    told_until: u64,
 }
 
 /// Nobody wants more of this stream, or nothing more can come.
@@ -269,11 +272,11 @@ impl Driver {
         self.relay.admitted(None).map(|at| self.open(at))
     }
 
-    /// Gives the keeper what has been said and no final covers; `everything`: also what is still
-    /// being said.
+    /// Gives the keeper what has been said and nothing has told; `everything`: also what is still being
+    /// said.
     fn hand_over(&mut self, everything: bool) {
         let Some(keeper) = &self.keeper else { return };
-        let (start, samples) = (self.backlog.start(), self.backlog.to_vec());
+        let (start, samples) = self.backlog.since(self.told_until);
         let began = self.began_unix_ms.unwrap_or_else(clock::unix_ms);
         let mut cutter = Cutter::default();
         let mut cuts = cutter.push(&samples);
@@ -349,7 +352,13 @@ impl Driver {
             }
             SttEvent::Interim(transcript) => {
                 self.unheard_since = None;
-                SttEvent::Interim(moved(transcript, line.offset_ms))
+                let transcript = moved(transcript, line.offset_ms);
+                self.told_until = match transcript.start_ms + transcript.duration_ms {
+                    _ if transcript.text.trim().is_empty() => 0,
+                    0 => self.backlog.end(),
+                    until_ms => until_ms.saturating_mul(SAMPLES_PER_MS),
+                };
+                SttEvent::Interim(transcript)
             }
             SttEvent::Final(transcript) => {
                 self.unheard_since = None;

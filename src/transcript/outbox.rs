@@ -53,7 +53,15 @@ impl Outbox {
                 if !unnamed && path.extension().is_none_or(|found| found != LIVE) {
                     continue;
                 }
-                let Some((file, length)) = lock_existing(&path)? else { continue };
+                // One that is not ours (another user's) does not keep the others.
+                let locked = match lock_existing(&path) {
+                    Ok(locked) => locked,
+                    Err(error) => {
+                        tracing::error!(path = %path.display(), %error, "left as it is");
+                        continue;
+                    }
+                };
+                let Some((file, length)) = locked else { continue };
                 if unnamed {
                     fs::remove_file(&path)?;
                     continue;

@@ -14,7 +14,8 @@ const SENTENCE: usize = 20;
 const CLAUSE: usize = 60;
 /// A later piece that ends anywhere between two words.
 const WORDS: usize = 180;
-/// Text without any white space is cut here all the same.
+/// No piece is longer: what breaks is said again from its beginning at the worst, and providers take no
+/// more than a few times as much. Text without any white space is cut here all the same.
 const LONGEST: usize = 1_000;
 
 /// Text that waits to be sent.
@@ -43,9 +44,11 @@ impl Chunker {
         self.split(cut)
     }
 
-    /// All that is left: no more text comes.
+    /// All that is left, as far as a piece may be long: no more text comes.
     pub fn take_rest(&mut self) -> Option<String> {
-        self.split(self.waiting.len())
+        let all = self.waiting.len();
+        let at = if all > LONGEST { self.cut(true).unwrap_or(all) } else { all };
+        self.split(at)
     }
 
     /// Whether whole words wait that [`Chunker::take`] would give if it were urgent.
@@ -83,11 +86,16 @@ impl Chunker {
 
     /// Where to cut: the last place that is good enough, so that a piece is as long as it can be.
     fn cut(&self, urgent: bool) -> Option<usize> {
-        let mut best = None;
+        let (mut best, mut sentence) = (None, None);
         let mut spoken = 0;
         let mut boundary = Boundary::Word;
         let mut characters = self.waiting.char_indices().peekable();
         while let Some((at, c)) = characters.next() {
+            if at >= LONGEST {
+                // More is there than a piece may have: then rather whole sentences.
+                best = sentence.or(best);
+                break;
+            }
             if !c.is_whitespace() {
                 boundary = match c {
                     '.' | '!' | '?' | '…' => Boundary::Sentence,
@@ -118,6 +126,7 @@ impl Chunker {
             };
             if self.is_enough(spoken, boundary, urgent) {
                 best = Some(at + c.len_utf8());
+                sentence = if boundary == Boundary::Sentence { best } else { sentence };
             }
         }
         best.or_else(|| {
@@ -199,6 +208,24 @@ mod tests {
         chunker.push("5 degrees.");
         assert_eq!(chunker.take(false), None);
         assert_eq!(chunker.take_rest().as_deref(), Some("It is 3.5 degrees."));
+    }
+
+    #[test]
+    fn no_piece_is_longer_than_the_longest_and_none_is_torn_within_a_word() {
+        for finished in [false, true] {
+            let mut chunker = Chunker::default();
+            let text = "Every word of this is said. ".repeat(150);
+            chunker.push(&text);
+            let mut all = String::new();
+            let next = |chunker: &mut Chunker| {
+                if finished { chunker.take_rest() } else { chunker.take(false) }
+            };
+            while let Some(piece) = next(&mut chunker) {
+                assert!(piece.len() <= LONGEST && piece.ends_with("said. "), "{piece:?}");
+                all.push_str(&piece);
+            }
+            assert_eq!(all, text);
+        }
     }
 
     #[test]

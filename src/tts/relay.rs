@@ -52,6 +52,7 @@ pub struct Relay {
     runners: Arc<[Runner]>,
     rate: u32,
     pronunciations: Arc<Pronunciations>,
+    is_for_keeps: bool,
 }
 
 impl Relay {
@@ -59,13 +60,24 @@ impl Relay {
     pub fn new(voices: Vec<Arc<dyn Tts>>) -> Option<Self> {
         let rate = voices.first()?.sample_rate();
         let runners = voices.into_iter().map(|voice| Runner { voice, health: Arc::default() });
-        Some(Self { runners: runners.collect(), rate, pronunciations: Arc::default() })
+        Some(Self {
+            runners: runners.collect(),
+            rate,
+            pronunciations: Arc::default(),
+            is_for_keeps: false,
+        })
     }
 
     /// Whoever speaks says these words so.
     #[must_use]
     pub fn with_pronunciations(self, pronunciations: Pronunciations) -> Self {
         Self { pronunciations: Arc::new(pronunciations), ..self }
+    }
+
+    /// What is spoken will be heard again and again: what breaks is an error, not mended.
+    #[must_use]
+    pub fn for_keeps(self) -> Self {
+        Self { is_for_keeps: true, ..self }
     }
 }
 
@@ -100,7 +112,7 @@ impl Tts for Relay {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let (from_voices, voice_events) = mpsc::channel(EVENTS);
         let driver = Driver {
-            baton: Baton::new(self.runners.len(), self.rate),
+            baton: Baton::new(self.runners.len(), self.rate).without_taking_up(self.is_for_keeps),
             filters: HashMap::new(),
             lines: self.runners.iter().map(|_| None).collect(),
             relay: self.clone(),
@@ -121,6 +133,8 @@ struct Line {
     commands: mpsc::Sender<TtsCommand>,
     /// `None` where the rates are the same.
     resampler: Option<Resampler>,
+    /// Whose end it still holds.
+    resampling: Option<SpeechId>,
     voice: AbortHandle,
     serial: u64,
 }
@@ -224,10 +238,21 @@ impl Driver {
             self.baton.handle_gone(at);
             return;
         };
-        let resampler = self.lines[at].as_mut().and_then(|line| line.resampler.as_mut());
+        if let TtsEvent::Audio { id, .. } = &event
+            && !self.baton.awaits(at, *id)
+        {
+            return;
+        }
+        let line = self.lines[at].as_mut();
+        let resampler =
+            line.and_then(|line| Some((line.resampler.as_mut()?, &mut line.resampling)));
         match &mut event {
-            TtsEvent::Audio { samples, .. } => {
-                if let Some(resampler) = resampler {
+            TtsEvent::Audio { id, samples } => {
+                if let Some((resampler, of)) = resampler {
+                    if of.replace(*id).is_some_and(|before| before != *id) {
+                        // The end of one that was cut.
+                        resampler.flush(&mut Vec::new());
+                    }
                     let mut resampled = Vec::with_capacity(samples.len() * 2);
                     resampler.push(samples, &mut resampled);
                     *samples = resampled;
@@ -235,7 +260,10 @@ impl Driver {
             }
             TtsEvent::End { id } => {
                 health.succeeded();
-                if let Some(resampler) = resampler {
+                if let Some((resampler, of)) = resampler
+                    && *of == Some(*id)
+                {
+                    *of = None;
                     let mut samples = Vec::new();
                     resampler.flush(&mut samples);
                     self.baton.handle_event(at, TtsEvent::Audio { id: *id, samples });
@@ -286,7 +314,8 @@ impl Driver {
             (rate != self.relay.rate).then(|| Resampler::new(rate, self.relay.rate).ok()).flatten();
         self.connections += 1;
         let (serial, since) = (self.connections, clock::now());
-        self.lines[at] = Some(Line { commands, resampler, voice: task.abort_handle(), serial });
+        let voice = task.abort_handle();
+        self.lines[at] = Some(Line { commands, resampler, resampling: None, voice, serial });
         let forward = self.from_voices.clone();
         self.tasks.spawn(async move {
             while let Some(event) = events.recv().await {

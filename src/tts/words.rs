@@ -2,6 +2,10 @@
 
 use crate::tts::TimedText;
 
+/// How long a character is spoken, in ms, where no alignment tells: rather too long, so that a word
+/// is said twice and not left out.
+pub const MS_PER_CHAR: u64 = 68;
+
 /// Gathers timed characters into words. A word carries the white space that follows it, so that the
 /// concatenation of all words is the text.
 #[derive(Debug, Default)]
@@ -53,6 +57,22 @@ pub fn spread(piece: &str, start_ms: u64, end_ms: u64) -> Vec<TimedText> {
     all
 }
 
+/// Bytes of the text that were spoken in this time, cut at the beginning of a word.
+pub fn estimated(text: &str, ms: u64) -> usize {
+    let chars = (ms / MS_PER_CHAR) as usize;
+    let end = text.char_indices().nth(chars).map_or(text.len(), |(at, _)| at);
+    if end == text.len() {
+        return end;
+    }
+    last_word(&text[..end])
+}
+
+/// Where the last word begins, or would.
+pub fn last_word(text: &str) -> usize {
+    let space = text.char_indices().rev().find(|(_, c)| c.is_whitespace());
+    space.map_or(0, |(at, c)| at + c.len_utf8())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -77,6 +97,13 @@ mod tests {
         let timed =
             |text: &str, start_ms, end_ms| TimedText { text: text.into(), start_ms, end_ms };
         assert_eq!(gather("Hi  there."), [timed("Hi  ", 0, 20), timed("there.", 40, 100)]);
+    }
+
+    #[test]
+    fn an_estimate_ends_where_a_word_begins_whatever_the_space_is() {
+        assert_eq!(estimated("One two three", 9 * MS_PER_CHAR), "One two ".len());
+        assert_eq!(estimated("Quoi\u{a0}? Rien", 5 * MS_PER_CHAR), "Quoi\u{a0}".len());
+        assert_eq!(estimated("One", 9 * MS_PER_CHAR), 3);
     }
 
     #[test]

@@ -320,7 +320,10 @@ fn log(notice: &Notice, endpoint: &Endpoint) {
             counter!(names::WORKER_CONNECTIONS_LOST_TOTAL).increment(1);
             tracing::error!(url, %reason, jobs, "gave up on the server");
         }
-        Notice::Draining { jobs } => tracing::info!(jobs, "draining: no more jobs are taken"),
+        Notice::Draining { jobs } => {
+            let note = "draining: no more jobs are taken; a second signal ends the calls at once";
+            tracing::info!(jobs, "{note}");
+        }
         Notice::DrainTimedOut { jobs } => {
             tracing::warn!(jobs, "drain timed out: the remaining jobs are told to leave");
         }

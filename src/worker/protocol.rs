@@ -26,6 +26,9 @@ pub use types::{Command, Config, Disconnect, Exit, Fault, Input, Notice, Snapsho
 
 /// Whatever the operator says; a deadline must be a time.
 const LONGEST_DRAIN: Duration = Duration::from_hours(7 * 24);
+/// So long before a drain's time is over, or for its second half, calls that go on are brought to
+/// their ends: the agents finish their sentences and say farewell.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -35,6 +38,7 @@ enum Timer {
     Status,
     Ping,
     Pong,
+    Farewell,
     Drain,
 }
 
@@ -207,6 +211,7 @@ impl Protocol {
             Timer::Reconnect => self.connect(now),
             Timer::Status => self.report_status(now),
             Timer::Ping => self.send_ping(now),
+            Timer::Farewell => self.command(Command::DrainJobs),
             Timer::Drain => {
                 self.drain_timed_out = true;
                 // Nothing may start from here on: what comes late is refused.
@@ -288,8 +293,10 @@ impl Protocol {
             return;
         }
         self.draining = true;
-        self.set(Timer::Drain, now + self.config.drain_timeout.min(LONGEST_DRAIN));
-        self.command(Command::DrainJobs);
+        let timeout = self.config.drain_timeout.min(LONGEST_DRAIN);
+        let goes_on = timeout.saturating_sub(FAREWELL).max(timeout / 2);
+        self.set(Timer::Farewell, now + goes_on);
+        self.set(Timer::Drain, now + timeout);
     }
 
     fn kill(&mut self) {

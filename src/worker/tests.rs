@@ -356,7 +356,7 @@ async fn draining_waits_for_the_job_and_refuses_another() {
         .await;
     assert_eq!(status.status(), WorkerStatus::WsFull);
     assert!(!server.ask("AJ_2").await);
-    assert!(context.drain.is_cancelled() && !context.shutdown.is_cancelled());
+    assert!(!context.drain.is_cancelled() && !context.shutdown.is_cancelled());
     assert!(!lab.worker.is_finished());
     tell.send(Act::End).unwrap();
     assert_eq!(server.job_status("AJ_1").await.0, JobStatus::JsSuccess);

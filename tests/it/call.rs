@@ -7,6 +7,7 @@ use livekit_api::services::room::RoomClient;
 use serde_json::Value;
 
 use crate::support::{
+    antiphon::Worker,
     caller::{Caller, fixture},
     livekit::{KEY, SECRET},
     poll,
@@ -163,11 +164,13 @@ async fn typed_text_is_answered_aloud() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_draining_worker_finishes_the_sentence_and_takes_no_new_job() {
+async fn a_draining_worker_whose_time_is_half_over_finishes_the_sentence_and_takes_no_new_job() {
     let answer = "This answer takes a little while to be spoken to its end.";
     let script = Script::new(["Tell me something"], [answer]);
     let stage = Stage::set(script).await;
-    let mut worker = stage.worker().await;
+    let mut options = stage.worker_options("lab");
+    options.more.push(("ANTIPHON_DRAIN_TIMEOUT_S", "6".into()));
+    let mut worker = Worker::start(&options).await;
     let caller = stage.caller("draining").await;
     let dispatch = stage.livekit.dispatch("test-agent", "draining").await;
     caller.heard(0).await;
@@ -183,6 +186,24 @@ async fn a_draining_worker_finishes_the_sentence_and_takes_no_new_job() {
     assert_eq!(stage.livekit.job("too-late", &late).await, None, "a job for a draining worker");
     let rows = stage.transcripts("draining", |rows| rows.len() >= 3).await;
     assert_eq!(contents(&rows)[2], answer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_worker_lets_its_call_go_on_to_its_end() {
+    let script = Script::new(["Tell me something"], ["Something.", "Something else."]);
+    let stage = Stage::set(script).await;
+    let mut worker = stage.worker().await;
+    let caller = stage.caller("going-on").await;
+    let dispatch = stage.livekit.dispatch("test-agent", "going-on").await;
+    caller.heard(0).await;
+    worker.signal("TERM");
+    poll("the drain", || async { worker.log().contains("draining").then_some(()) }).await;
+    caller.say(&fixture(QUESTION)).await;
+    caller.heard(1).await;
+    caller.leave().await;
+    assert_eq!(worker.exited().await, Some(0), "{}", worker.log());
+    let end = end_of(&stage, "going-on", &dispatch).await;
+    assert!(end.contains("JS_SUCCESS"), "{end}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

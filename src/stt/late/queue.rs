@@ -233,7 +233,7 @@ impl Directory {
                 break;
             }
             // What is being worked on will go by itself.
-            let Some(_lock) = lock_existing(&path)? else { continue };
+            let Ok(Some(_lock)) = lock_existing(&path) else { continue };
             fs::remove_file(&path)?;
             used -= length;
             gone += 1;
@@ -251,7 +251,10 @@ impl Directory {
             .set(files.iter().map(|(_, length)| *length).sum::<u64>() as f64);
         files.sort_by_key(|(path, _)| tried.get(path).copied().unwrap_or(0));
         for (path, length) in files {
-            let Some((lock, _)) = lock_existing(&path)? else { continue };
+            // One that is not ours (another user's) does not keep the others.
+            let locked = lock_existing(&path)
+                .inspect_err(|error| error!(path = %path.display(), %error, "left as it is"));
+            let Ok(Some((lock, _))) = locked else { continue };
             if let Some((head, samples)) = read(&path, length) {
                 return Ok(Some(Claim { head, samples, path, _lock: lock }));
             }

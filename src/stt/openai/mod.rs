@@ -186,7 +186,11 @@ impl Driver {
                     self.on_answer(answer).await?;
                 }
                 () = clock::at(retry_at), if retry_at.is_some() => self.retry_at = None,
-                () = clock::at(closing), if closing.is_some() => return Err(Over),
+                () = clock::at(closing), if closing.is_some() => {
+                    let reason = "the last words did not come in time".into();
+                    self.tell(SttEvent::Lost { reason, retry_in: Duration::ZERO }).await?;
+                    return Err(Over);
+                }
                 command = control.recv(), if closing.is_none() => match command {
                     Some(SttControl::Finalize) => {
                         let cut = self.cutter.finalize();

@@ -68,6 +68,17 @@ impl Aligner {
         Some(word)
     }
 
+    /// The last word of a speech that broke off, if it is whole. The beginning of one is said again.
+    pub fn break_off(&mut self, text: &str) -> Option<TimedText> {
+        let goes_on = text
+            .get(self.spoken..)
+            .is_some_and(|ahead| ahead.chars().next().is_some_and(|next| !next.is_whitespace()));
+        let is_followed = !self.lost;
+        let word = self.finish(text)?;
+        let is_cut = is_followed && goes_on && !word.text.ends_with(char::is_whitespace);
+        (!is_cut).then_some(word)
+    }
+
     /// Whether audible text was sent that has not been spoken yet; `None` when that isn't known.
     pub fn is_behind(&self, text: &str) -> Option<bool> {
         (self.any && !self.lost)
@@ -100,6 +111,24 @@ mod tests {
         }
         words.extend(aligner.finish(text));
         words
+    }
+
+    #[test]
+    fn a_speech_that_breaks_off_tells_whole_words_alone() {
+        for (spoken, last) in [
+            ("One tw", None),
+            ("One two", Some("two")),
+            ("One two ", Some("two ")),
+            ("One ", Some("One ")),
+        ] {
+            let mut aligner = Aligner::default();
+            aligner.push("One two three", 0, &frame(spoken));
+            let told = aligner.break_off("One two three").map(|word| word.text);
+            assert_eq!(told.as_deref(), last, "{spoken}");
+        }
+        let mut aligner = Aligner::default();
+        aligner.push("One two", 0, &frame("One two"));
+        assert_eq!(aligner.break_off("One two").map(|word| word.text).as_deref(), Some("two"));
     }
 
     fn joined(words: &[TimedText]) -> String {

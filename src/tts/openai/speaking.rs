@@ -13,7 +13,12 @@ use super::{Shared, proto::SAMPLE_RATE};
 use crate::{
     clock,
     net::{http::Failure, warm::Lease},
-    tts::{SpeechId, TtsError, TtsEvent, chunker::Chunker, pcm::to_samples, words::spread},
+    tts::{
+        SpeechId, TtsError, TtsEvent,
+        chunker::Chunker,
+        pcm::to_samples,
+        words::{MS_PER_CHAR, estimated, last_word, spread},
+    },
 };
 
 /// The first piece waits so long for a few more words.
@@ -55,6 +60,18 @@ struct Speaking {
     plays_until: Option<Instant>,
     samples: u64,
     pieces: VecDeque<Piece>,
+    /// What of the piece that is heard has been told as spoken.
+    told: Told,
+}
+
+/// Words are timed when all of a piece has come. Until then they are told as soon as slow speech would
+/// have come to their ends: who breaks off, or is interrupted, has said them.
+#[derive(Debug, Default)]
+struct Told {
+    piece: String,
+    /// Where the words that have not been told begin, in bytes and in ms of the speech.
+    from: usize,
+    from_ms: u64,
 }
 
 /// Runs until all has been spoken, or has failed. Aborted, it frees its connections.
@@ -75,6 +92,7 @@ pub(super) async fn speak(
         plays_until: None,
         samples: 0,
         pieces: VecDeque::new(),
+        told: Told::default(),
     };
     let last = match speaking.run(&mut texts).await {
         Ok(()) => TtsEvent::End { id },
@@ -150,7 +168,7 @@ impl Speaking {
         texts: &mut mpsc::Receiver<Text>,
     ) -> Result<(), TtsError> {
         let limit = self.shared.audio_timeout;
-        let start_ms = self.ms();
+        self.told = Told { piece: piece.text.clone(), from: 0, from_ms: self.ms() };
         let mut retries = self.shared.retries;
         loop {
             let before = self.samples;
@@ -169,9 +187,32 @@ impl Speaking {
             tokio::time::sleep(RETRY).await;
             piece.response = tokio::spawn(request(self.shared.clone(), piece.text.clone()));
         }
-        let words = spread(&piece.text, start_ms, self.ms());
-        let _ = self.events.send(TtsEvent::Alignment { id: self.id, words }).await;
+        let all = self.told.piece.len();
+        self.tell(all, self.ms()).await;
         Ok(())
+    }
+
+    /// Tells the piece's words up to this byte, which end by then.
+    async fn tell(&mut self, until: usize, until_ms: u64) {
+        let Told { piece, from, from_ms } = &self.told;
+        let words = spread(&piece[*from..until], *from_ms, until_ms);
+        if !words.is_empty() {
+            let _ = self.events.send(TtsEvent::Alignment { id: self.id, words }).await;
+        }
+        (self.told.from, self.told.from_ms) = (until, until_ms);
+    }
+
+    /// Tells what even slow speech has said by now.
+    async fn tell_by_time(&mut self) {
+        let Told { piece, from, from_ms } = &self.told;
+        let rest = &piece[*from..];
+        // The last word is told with the piece's end.
+        let said =
+            estimated(rest, self.ms().saturating_sub(*from_ms)).min(last_word(rest.trim_end()));
+        if said > 0 {
+            let until_ms = from_ms + rest[..said].chars().count() as u64 * MS_PER_CHAR;
+            self.tell(from + said, until_ms).await;
+        }
     }
 
     async fn hear_once(
@@ -243,6 +284,7 @@ impl Speaking {
         let lasts = Duration::from_micros(count * 1_000_000 / u64::from(SAMPLE_RATE));
         self.plays_until = Some(self.plays_until.map_or(now, |until| until.max(now)) + lasts);
         let _ = self.events.send(TtsEvent::Audio { id: self.id, samples }).await;
+        self.tell_by_time().await;
     }
 
     const fn ms(&self) -> u64 {

@@ -123,6 +123,16 @@ async fn what_breaks_off_is_told() {
 }
 
 #[tokio::test]
+async fn what_slow_speech_would_have_said_before_it_broke_is_told() {
+    let mut line = Line::open(SpeechScript::new().disconnect_after(ms(900))).await;
+    line.say(1, "Hello there my dear friend.").await;
+    line.finish(1).await;
+    let heard = line.heard().await;
+    assert!(matches!(heard.error, Some(TtsError::Interrupted(_))), "{heard:?}");
+    assert_eq!(heard.words, "Hello there ");
+}
+
+#[tokio::test]
 async fn a_wrong_key_is_told_and_not_tried_again() {
     let mut line = Line::open(SpeechScript::new().refuse(401)).await;
     line.say(1, "Hello.").await;

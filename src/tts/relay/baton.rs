@@ -3,15 +3,15 @@
 
 use std::collections::VecDeque;
 
-use crate::tts::{SpeechId, TimedText, TtsCommand, TtsError, TtsEvent, words::spread};
+use crate::tts::{
+    SpeechId, TimedText, TtsCommand, TtsError, TtsEvent,
+    words::{estimated, spread},
+};
 
 /// Speeches at the same time.
 const MAX_SPEECHES: usize = 32;
 /// Longest text of one speech, in bytes.
 const MAX_TEXT: usize = 64 << 10;
-/// How long a character is spoken, in ms, where no alignment tells: rather too long, so that a word
-/// is said twice and not left out.
-const MS_PER_CHAR: u64 = 68;
 
 /// Something to be sent to a voice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ struct Speech {
 #[derive(Debug)]
 pub struct Baton {
     voices: usize,
+    /// A voice alone takes its speech up again that broke.
+    takes_up: bool,
     rate: u64,
     speeches: Vec<Speech>,
     newest: Option<SpeechId>,
@@ -60,6 +62,7 @@ impl Baton {
     pub fn new(voices: usize, rate: u32) -> Self {
         Self {
             voices,
+            takes_up: true,
             rate: u64::from(rate.max(1)),
             speeches: Vec::new(),
             newest: None,
@@ -67,6 +70,17 @@ impl Baton {
             actions: VecDeque::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// What breaks is an error, though the voice might go on: a recording has no seam.
+    #[must_use]
+    pub fn without_taking_up(self, without: bool) -> Self {
+        Self { takes_up: !without, ..self }
+    }
+
+    /// Whether what a voice tells of this speech is still wanted.
+    pub fn awaits(&self, voice: usize, inner: SpeechId) -> bool {
+        self.speeches.iter().any(|speech| speech.voice == voice && speech.inner == inner)
     }
 
     pub fn poll_action(&mut self) -> Option<Action> {
@@ -261,7 +275,10 @@ impl Baton {
         let speech = &mut self.speeches[at];
         // A voice alone takes up its own speech, once; it has tried by itself what nobody heard.
         let heard = speech.samples > speech.from_sample;
-        let is_alone = speech.others.is_empty() && speech.from_sample == 0 && self.voices == 1;
+        let is_alone = speech.others.is_empty()
+            && speech.from_sample == 0
+            && self.voices == 1
+            && self.takes_up;
         let may_help = matches!(error, TtsError::Interrupted(_) | TtsError::Timeout(_));
         let next = match speech.others.pop_front() {
             Some(voice) => Some(voice),
@@ -313,21 +330,12 @@ fn is_audible(text: &str) -> bool {
     text.chars().any(char::is_alphanumeric)
 }
 
-/// Bytes of the text that were spoken in this time, cut at the beginning of a word.
-fn estimated(text: &str, ms: u64) -> usize {
-    let chars = (ms / MS_PER_CHAR) as usize;
-    let end = text.char_indices().nth(chars).map_or(text.len(), |(at, _)| at);
-    if end == text.len() {
-        return end;
-    }
-    text[..end].rfind(char::is_whitespace).map_or(0, |at| at + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tts::words::MS_PER_CHAR;
 
     const ID: SpeechId = SpeechId(7);
     /// One sample a ms.
@@ -482,6 +490,17 @@ mod tests {
         bench.fails(0, 1);
         assert_eq!(bench.actions()[2..], ["0 says 2 \"two\"", "0 ends 2"]);
         bench.fails(0, 2);
+        assert_eq!(bench.events().last().unwrap(), "the stream broke off: broken");
+    }
+
+    #[test]
+    fn what_is_spoken_for_keeps_is_not_taken_up() {
+        let mut bench = Bench(Baton::new(1, RATE).without_taking_up(true));
+        bench.say("One two");
+        bench.finish();
+        bench.words(0, 1, &[("One ", 0, 300)]);
+        bench.audio(0, 1, 400);
+        bench.fails(0, 1);
         assert_eq!(bench.events().last().unwrap(), "the stream broke off: broken");
     }
 

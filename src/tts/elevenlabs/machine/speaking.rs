@@ -134,7 +134,11 @@ impl Machine {
         self.count_usage(at);
         let mut speech = self.speeches.remove(at);
         let id = speech.id;
-        if let Some(word) = speech.aligner.finish(&speech.sent) {
+        let last = match &result {
+            Ok(()) => speech.aligner.finish(&speech.sent),
+            Err(_) => speech.aligner.break_off(&speech.sent),
+        };
+        if let Some(word) = last {
             self.events.push_back(TtsEvent::Alignment { id, words: vec![word] });
         }
         self.events.push_back(match result {
@@ -205,6 +209,8 @@ impl Machine {
         let speech = &mut self.speeches[at];
         let name = format!("s{}-{}", speech.id.0, self.contexts_named);
         speech.disconnected_since = None;
+        // Of a context that ended in the middle of a sample.
+        speech.half_sample = None;
         let Settings { multi, voice, ref schedule, ref dictionaries, .. } = self.settings;
         let init = proto::init(multi.then_some(name.as_str()), voice, schedule, dictionaries);
         self.actions.push_back(Action::Send(init));

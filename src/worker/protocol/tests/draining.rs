@@ -16,9 +16,11 @@ fn a_draining_worker_is_full_refuses_and_waits_for_its_jobs() {
     worker.start("AJ_1").input(Input::Drain);
     let status = *worker.statuses().last().unwrap();
     assert!(status.draining && status.status() == WorkerStatus::WsFull);
-    assert_eq!(worker.count(&Command::DrainJobs), 1);
-    worker.pass_alive(ms(30_000)).server(asked("AJ_2"));
+    worker.pass_alive(ms(29_000)).server(asked("AJ_2"));
     assert_eq!(worker.answers().last().unwrap(), &("AJ_2".into(), false));
+    assert_eq!(worker.count(&Command::DrainJobs), 0, "its call goes on");
+    worker.pass_alive(ms(1_000));
+    assert_eq!(worker.count(&Command::DrainJobs), 1, "half of the time is for farewells");
     assert_eq!(worker.exit(), None);
     worker.end("AJ_1", Ok(()));
     assert_eq!(worker.finals("AJ_1"), [JobStatus::JsSuccess]);
