@@ -61,9 +61,14 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(Script::default()).await
+    }
+
+    /// Whose recognisers, when they are up, follow this script.
+    async fn with(sound: Script) -> Self {
         let mut script = Script::default();
         script.stt = script.stt.refuse_always(503);
-        let doubles = [serve(Script::default()).await.unwrap(), serve(script).await.unwrap()];
+        let doubles = [serve(sound).await.unwrap(), serve(script).await.unwrap()];
         let ms = Duration::from_millis;
         let holding = Holding { backoff: Backoff::new(ms(50), ms(50), 2), ..Holding::default() };
         let deepgram = |doubles: &Doubles| {
@@ -187,6 +192,23 @@ fn assert_all(count: usize, told: &[String]) {
     let expected: BTreeSet<String> = (1..=count).map(|n| format!("utterance {n}")).collect();
     assert_eq!(told.len(), count, "{told:?}");
     assert_eq!(told.iter().cloned().collect::<BTreeSet<_>>(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_recogniser_that_has_fallen_silent_did_not_tell_before_the_end_is_heard_later() {
+    // Silent from the beginning, and after it has told all of the utterance, but not for good.
+    for (stall, kept) in [(0, 1), (1_050, 0)] {
+        let mut script = Script::new(["One two three four five six"], [""; 0]);
+        script.stt = script.stt.stall_after(Duration::from_millis(stall));
+        let world = World::with(script).await;
+        world.services[0].is_up.store(true, Ordering::Relaxed);
+        let queue = world.queue().await;
+        let mut call = world.call(&queue);
+        call.says(1).await;
+        assert!(call.ends().await.is_empty());
+        assert!(queue.flush(Duration::from_secs(20)).await);
+        assert_eq!(queue.waiting().await.unwrap().0, kept, "{stall}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
