@@ -51,6 +51,9 @@ const DEAF_ASKED: Duration = Duration::from_secs(1);
 const DEAF_AGAIN: Duration = Duration::from_mins(1);
 /// When everybody is down: how often to look for one that may be asked again.
 const LOOK: Duration = Duration::from_secs(2);
+/// By how much an interim's words, where it gives no times for them, are behind the audio: 1 s. What is
+/// told twice is better than what is not told.
+const BEHIND: u64 = 1_000;
 const CONTROL_QUEUE: usize = 16;
 const EVENTS: usize = 256;
 
@@ -163,7 +166,8 @@ struct Driver {
     hand_over_at: u64,
     /// The recogniser failed while the last words were waited for.
     cut_short: bool,
-    /// Up to this sample an interim told what was said: the session makes a row of it, whatever comes.
+    /// Up to this sample the last interim tells what was said: the session makes a row of it, whatever
+    /// comes.
     told_until: u64,
 }
 
@@ -352,17 +356,14 @@ impl Driver {
             }
             SttEvent::Interim(transcript) => {
                 self.unheard_since = None;
-                let transcript = moved(transcript, line.offset_ms);
-                self.told_until = match transcript.start_ms + transcript.duration_ms {
-                    _ if transcript.text.trim().is_empty() => 0,
-                    0 => self.backlog.end(),
-                    until_ms => until_ms.saturating_mul(SAMPLES_PER_MS),
-                };
-                SttEvent::Interim(transcript)
+                let told = told_until_ms(&transcript).map(|ms| ms + line.offset_ms);
+                self.told_until = told.unwrap_or(0).saturating_mul(SAMPLES_PER_MS);
+                SttEvent::Interim(moved(transcript, line.offset_ms))
             }
             SttEvent::Final(transcript) => {
                 self.unheard_since = None;
                 self.finalize_asked = None;
+                self.told_until = 0;
                 let transcript = moved(transcript, line.offset_ms);
                 let until = transcript.start_ms + transcript.duration_ms;
                 self.backlog.settle(until.saturating_mul(SAMPLES_PER_MS));
@@ -444,6 +445,17 @@ fn tell_line(line: Option<&Line>, control: SttControl) {
     if let Some(line) = line {
         let _ = line.control.try_send(control);
     }
+}
+
+/// How far into the stream an interim tells what was said, in ms: to the end of its last word, or to a
+/// little before the audio that had come, for its text is behind that.
+fn told_until_ms(told: &Transcript) -> Option<u64> {
+    if told.text.trim().is_empty() {
+        return None;
+    }
+    let heard = told.start_ms + told.duration_ms;
+    let by_words = told.words.last().map(|word| word.end_ms).filter(|end_ms| *end_ms > 0);
+    by_words.or_else(|| heard.checked_sub(BEHIND))
 }
 
 /// Times of a recogniser's stream as times of the speaker's.

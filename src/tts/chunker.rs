@@ -47,8 +47,9 @@ impl Chunker {
     /// All that is left, as far as a piece may be long: no more text comes.
     pub fn take_rest(&mut self) -> Option<String> {
         let all = self.waiting.len();
-        let at = if all > LONGEST { self.cut(true).unwrap_or(all) } else { all };
-        self.split(at)
+        let is_heard = |at: &usize| !is_silent(&self.waiting[..*at]);
+        let cut = (all > LONGEST).then(|| self.cut(true).filter(is_heard)).flatten();
+        self.split(cut.unwrap_or(all))
     }
 
     /// Whether whole words wait that [`Chunker::take`] would give if it were urgent.
@@ -126,7 +127,9 @@ impl Chunker {
             };
             if self.is_enough(spoken, boundary, urgent) {
                 best = Some(at + c.len_utf8());
-                sentence = if boundary == Boundary::Sentence { best } else { sentence };
+                if boundary == Boundary::Sentence && !is_silent(&self.waiting[..spoken]) {
+                    sentence = best;
+                }
             }
         }
         best.or_else(|| {
@@ -225,6 +228,16 @@ mod tests {
                 all.push_str(&piece);
             }
             assert_eq!(all, text);
+        }
+    }
+
+    #[test]
+    fn dots_before_a_long_text_keep_nothing_of_it_back() {
+        for text in ["... ".to_owned() + &"word ".repeat(300), ".".repeat(2_000) + " word"] {
+            let mut chunker = Chunker::default();
+            chunker.push(&text);
+            let pieces: Vec<_> = std::iter::from_fn(|| chunker.take_rest()).collect();
+            assert_eq!(pieces.concat(), text);
         }
     }
 

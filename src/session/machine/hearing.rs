@@ -240,16 +240,29 @@ impl Session {
                     speaker.stream_begins(now);
                 }
             }
-            SttInput::Lost => self.set_stt_down(id, true),
+            SttInput::Lost => {
+                self.set_stt_down(id, true);
+                self.close_open_row(id, now);
+            }
             SttInput::Restored => self.set_stt_down(id, false),
             SttInput::Failed(_) => {
                 self.set_stt_down(id, true);
+                self.close_open_row(id, now);
                 let listens = self.state == AgentState::Listening && self.hold.is_none();
                 if listens && self.linked == Some(id) && self.leaving.is_none() {
                     self.end_listening(now);
                 }
             }
         }
+    }
+
+    /// Recognition may never come back to what it told of somebody whose turns nobody takes.
+    fn close_open_row(&mut self, id: SpeakerId, now: Instant) {
+        if self.linked == Some(id) {
+            return;
+        }
+        let row = self.speaker_mut(id).and_then(|speaker| speaker.promote(now));
+        self.command_row(row);
     }
 
     fn set_stt_down(&mut self, id: SpeakerId, down: bool) {

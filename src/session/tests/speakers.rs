@@ -171,6 +171,21 @@ fn a_graceful_end_with_a_voice_that_is_down_still_leaves() {
 }
 
 #[test]
+fn what_recognition_told_of_a_bystander_before_it_was_lost_is_a_row() {
+    let mut call = Call::new(agent());
+    let interim = |text: &str| {
+        let heard = Transcript { text: text.into(), ..Transcript::default() };
+        Input::Stt { speaker: OTHER, event: SttInput::Interim(heard) }
+    };
+    call.input_at(ms(0), joined(OTHER, "other"));
+    call.input_at(ms(500), interim("one two three"));
+    call.input_at(ms(600), Input::Stt { speaker: OTHER, event: SttInput::Lost });
+    call.input_at(ms(30_000), said(OTHER, "seven"));
+    call.run_until(ms(31_000));
+    assert_eq!(call.user_said(), ["one two three", "seven"]);
+}
+
+#[test]
 fn more_speakers_than_can_be_remembered_are_no_harm() {
     let mut call = Call::new(agent());
     for n in 10..200 {

@@ -18,7 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     clock,
@@ -233,7 +233,15 @@ impl Directory {
                 break;
             }
             // What is being worked on will go by itself.
-            let Ok(Some(_lock)) = lock_existing(&path) else { continue };
+            let _lock = match lock_existing(&path) {
+                Ok(Some(lock)) => lock,
+                Ok(None) => continue,
+                // Another user's takes nothing of what is ours.
+                Err(_) => {
+                    used -= length;
+                    continue;
+                }
+            };
             fs::remove_file(&path)?;
             used -= length;
             gone += 1;
@@ -253,7 +261,7 @@ impl Directory {
         for (path, length) in files {
             // One that is not ours (another user's) does not keep the others.
             let locked = lock_existing(&path)
-                .inspect_err(|error| error!(path = %path.display(), %error, "left as it is"));
+                .inspect_err(|error| debug!(path = %path.display(), %error, "left as it is"));
             let Ok(Some((lock, _))) = locked else { continue };
             if let Some((head, samples)) = read(&path, length) {
                 return Ok(Some(Claim { head, samples, path, _lock: lock }));

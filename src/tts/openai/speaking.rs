@@ -25,6 +25,8 @@ use crate::{
 const FIRST_HOLD: Duration = Duration::from_millis(80);
 /// Text is sent at any word when the audio at hand ends within this: about a request's time.
 const RUNNING_OUT: Duration = Duration::from_millis(700);
+/// Words are told so long before they are heard.
+const SOON: Duration = Duration::from_millis(500);
 /// Requests that are under way at once: the one that is heard and the next.
 const AHEAD: usize = 2;
 /// Pause before a piece is asked for again.
@@ -64,8 +66,8 @@ struct Speaking {
     told: Told,
 }
 
-/// Words are timed when all of a piece has come. Until then they are told as soon as slow speech would
-/// have come to their ends: who breaks off, or is interrupted, has said them.
+/// Words are timed when all of a piece has come. What is heard before is told as soon as slow speech
+/// would have come to it: who breaks off, or is interrupted, has said it.
 #[derive(Debug, Default)]
 struct Told {
     piece: String,
@@ -181,6 +183,7 @@ impl Speaking {
                 TtsError::Unreachable(_) | TtsError::Interrupted(_) | TtsError::Timeout(_)
             );
             if self.samples > before || retries == 0 || !may_help {
+                self.tell_by_time(self.ms()).await;
                 return Err(error);
             }
             retries -= 1;
@@ -202,15 +205,17 @@ impl Speaking {
         (self.told.from, self.told.from_ms) = (until, until_ms);
     }
 
-    /// Tells what even slow speech has said by now.
-    async fn tell_by_time(&mut self) {
+    /// Tells what even slow speech has said by then.
+    async fn tell_by_time(&mut self, by_ms: u64) {
         let Told { piece, from, from_ms } = &self.told;
+        let speed = f64::from(self.shared.parameters.speed.unwrap_or(1.0).clamp(0.25, 4.0));
         let rest = &piece[*from..];
+        let at_usual_speed = by_ms.saturating_sub(*from_ms) as f64 * speed;
         // The last word is told with the piece's end.
-        let said =
-            estimated(rest, self.ms().saturating_sub(*from_ms)).min(last_word(rest.trim_end()));
+        let said = estimated(rest, at_usual_speed as u64).min(last_word(rest.trim_end()));
         if said > 0 {
-            let until_ms = from_ms + rest[..said].chars().count() as u64 * MS_PER_CHAR;
+            let lasts = rest[..said].chars().count() as f64 * MS_PER_CHAR as f64 / speed;
+            let until_ms = from_ms + lasts as u64;
             self.tell(from + said, until_ms).await;
         }
     }
@@ -284,7 +289,10 @@ impl Speaking {
         let lasts = Duration::from_micros(count * 1_000_000 / u64::from(SAMPLE_RATE));
         self.plays_until = Some(self.plays_until.map_or(now, |until| until.max(now)) + lasts);
         let _ = self.events.send(TtsEvent::Audio { id: self.id, samples }).await;
-        self.tell_by_time().await;
+        // What has come and is not due yet is timed by the piece's end, if that comes before.
+        let until = self.plays_until.unwrap_or(now);
+        let ahead = until.saturating_duration_since(now).saturating_sub(SOON);
+        self.tell_by_time(self.ms().saturating_sub(ahead.as_millis() as u64)).await;
     }
 
     const fn ms(&self) -> u64 {
