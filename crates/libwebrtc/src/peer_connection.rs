@@ -210,7 +210,8 @@ impl PeerConnection {
         }
         let text = self.negotiate(|state| {
             if options.ice_restart {
-                state.look_for_paths_again();
+                let lost = state.is_lost();
+                state.look_for_paths_again(lost);
             }
             state.peer.create_offer(options.ice_restart)
         })?;
@@ -254,9 +255,10 @@ impl PeerConnection {
                 SdpType::Offer => {
                     let held = state.peer.remote_description().map(|(text, _)| text);
                     let restarts = held.is_some_and(|held| restarts_ice(held, &desc.text));
+                    let lost = state.is_lost();
                     let changes = state.peer.set_remote_offer(&desc.text)?;
                     if restarts {
-                        state.look_for_paths_again();
+                        state.look_for_paths_again(lost);
                     }
                     changes
                 }

@@ -252,9 +252,13 @@ impl Connection {
 }
 
 impl State {
-    /// ICE is about to be restarted, by whichever side.
-    pub(crate) fn look_for_paths_again(&mut self) {
-        let lost = matches!(self.peer.state(), PeerState::Disconnected | PeerState::Failed);
+    /// No path leads to the remote. A restart of ICE begins anew: ask before.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self.peer.state(), PeerState::Disconnected | PeerState::Failed)
+    }
+
+    /// ICE is being restarted, by whichever side; `lost`: the path before it.
+    pub(crate) fn look_for_paths_again(&mut self, lost: bool) {
         self.orders.gather_again = true;
         self.orders.renew_paths |= lost;
     }
