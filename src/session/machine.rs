@@ -1,7 +1,8 @@
 //! The conversation as a pure machine: inputs go in with an `Instant`, commands come out.
 //!
-//! What is heard is in `hearing`, the model's side in `answering`, the voice's in `speaking`, the
-//! ends in `leaving`; this file holds the four verbs and the states.
+//! What is heard is in `hearing`, the turn's end in `listening`, speech over the agent in
+//! `interrupting`, the model's side in `answering`, the voice's in `speaking`, the ends in `leaving`;
+//! this file holds the four verbs and the states.
 //!
 //! Rules that hold after every step:
 //! - every state but IDLE has a timer running;
@@ -15,7 +16,9 @@
 mod answering;
 mod handover;
 mod hearing;
+mod interrupting;
 mod leaving;
+mod listening;
 mod speaking;
 
 use serde::{Deserialize, Serialize};

@@ -356,7 +356,7 @@ impl Driver {
             }
             SttEvent::Interim(transcript) => {
                 self.unheard_since = None;
-                let told = told_until_ms(&transcript).map(|ms| ms + line.offset_ms);
+                let told = told_until_ms(&transcript).map(|ms| ms.saturating_add(line.offset_ms));
                 self.told_until = told.unwrap_or(0).saturating_mul(SAMPLES_PER_MS);
                 SttEvent::Interim(moved(transcript, line.offset_ms))
             }
@@ -453,7 +453,7 @@ fn told_until_ms(told: &Transcript) -> Option<u64> {
     if told.text.trim().is_empty() {
         return None;
     }
-    let heard = told.start_ms + told.duration_ms;
+    let heard = told.start_ms.saturating_add(told.duration_ms);
     let by_words = told.words.last().map(|word| word.end_ms).filter(|end_ms| *end_ms > 0);
     by_words.or_else(|| heard.checked_sub(BEHIND))
 }

@@ -7,16 +7,10 @@ use crate::{
     session::{
         command::{Command, Metric, Usage},
         input::{ParticipantEvent, SpeakerId, SttInput, VadEvent},
-        settings::{Detection, Interruption},
         speaker::{Speaker, Voice, bounded},
-        speech::{SpeechKind, Utterance},
         state::{AgentState, CloseReason, UserState},
-        timers::{Timer, later},
-        turn::{
-            completeness,
-            endpointing::{self, ASK_AGAIN, Ear, Pauses, SURE},
-            interruption,
-        },
+        timers::Timer,
+        turn::{completeness, endpointing::Pauses},
     },
     stt::Transcript,
     transcript::segment::Segment,
@@ -26,7 +20,7 @@ use crate::{
 const MAX_SPEAKERS: usize = 64;
 /// Recognition's report on the end of speech comes within this time; words that come later were
 /// said later, though the detector missed them.
-const STT_LAG: Duration = Duration::from_secs(1);
+pub(super) const STT_LAG: Duration = Duration::from_secs(1);
 /// By how much the provider's word times may differ from the detector's.
 const TOLERANCE: Duration = Duration::from_millis(400);
 
@@ -201,7 +195,7 @@ impl Session {
             .is_some_and(|speaker| speaker.voice.lasted(now) >= self.settings.min_interruption)
     }
 
-    fn has_no_words(&self) -> bool {
+    pub(super) fn has_no_words(&self) -> bool {
         self.turn.text.is_empty()
             && self.linked().is_none_or(|speaker| speaker.open_text().is_none())
     }
@@ -392,204 +386,6 @@ impl Session {
         }
     }
 
-    fn enough_words_to_interrupt(&self) -> bool {
-        let min = self.settings.min_interruption_words;
-        if min == 0 {
-            return false;
-        }
-        let open = self.linked().and_then(|speaker| speaker.open_text()).unwrap_or_default();
-        let mut words = self.turn.text.split_whitespace().chain(open.split_whitespace());
-        words.nth(min - 1).is_some() && !self.only_listens()
-    }
-
-    /// Whether the words heard while the agent speaks only say that the user listens.
-    pub(super) fn only_listens(&self) -> bool {
-        let open = self.linked().and_then(|speaker| speaker.open_text()).unwrap_or_default();
-        self.settings.interruption == Interruption::Adaptive
-            && self.turn.has_words
-            && !self.turn.typed
-            && interruption::is_backchannel(&self.turn.text, open)
-    }
-
-    /// Whether the speech right before this one said more than that the user listens.
-    fn has_just_told_more(&self) -> bool {
-        let Some(speaker) = self.linked() else { return false };
-        let open = speaker.open_text().unwrap_or_default();
-        let has_words = !self.turn.text.is_empty() || !open.is_empty();
-        self.settings.interruption == Interruption::Adaptive
-            && !speaker.voice.before().is_zero()
-            && has_words
-            && !interruption::is_backchannel(&self.turn.text, open)
-    }
-
-    fn spoke_long_enough_in_all(&self, now: Instant) -> bool {
-        let all = self.linked().map(|speaker| speaker.voice.lasted_in_all(now));
-        all.is_some_and(|all| all >= self.settings.min_interruption)
-    }
-
-    /// Speech that was long enough to interrupt, but was not trusted without words.
-    fn words_were_waited_for(&self, now: Instant) -> bool {
-        let ended = self.linked().and_then(|speaker| speaker.voice.ended);
-        self.settings.interruption == Interruption::Adaptive
-            && self.spoke_long_enough_in_all(now)
-            && ended.is_none_or(|at| now.saturating_duration_since(at) <= STT_LAG)
-            && !self.only_listens()
-    }
-
-    /// The user has spoken over the agent for long enough: is it meant to stop?
-    pub(super) fn on_spoken_over(&mut self, now: Instant) {
-        if self.only_listens() {
-            return;
-        }
-        let warms_up = self
-            .first_heard_at
-            .is_none_or(|at| now.saturating_duration_since(at) < self.settings.echo_warm_up);
-        let Some(speaker) = self.linked() else { return };
-        let adaptive = self.settings.interruption == Interruption::Adaptive;
-        let doubtful = adaptive && (speaker.voice.faint || speaker.tells_words_in_time());
-        let until = speaker.voice.began.map(|began| {
-            later(began, self.settings.min_interruption.saturating_add(interruption::PATIENCE))
-        });
-        if self.turn.has_words || self.has_just_told_more() || !(warms_up || doubtful) {
-            self.interrupt(now);
-        } else if let Some(until) = until.filter(|until| *until > now) {
-            // Its words will tell, unless recognition has stalled.
-            self.timers.set(Timer::MinInterruption, until);
-        } else if !speaker.voice.faint && !warms_up {
-            self.interrupt(now);
-        } else if !speaker.voice.faint
-            && !speaker.tells_words_in_time()
-            && let Some(heard) = self.first_heard_at
-        {
-            // Whoever still speaks by then is no echo.
-            self.timers.set(Timer::MinInterruption, later(heard, self.settings.echo_warm_up));
-        }
-    }
-
-    /// The user has the floor.
-    pub(super) fn listen(&mut self, now: Instant) {
-        self.timers.clear(&[Timer::UserAway]);
-        self.set_state(AgentState::Listening);
-        self.turn.listening_since = Some(now);
-        self.endpoint(now);
-    }
-
-    /// Begins an answer to the words that are there, if they look whole enough.
-    fn begin_early_by_words(&mut self, now: Instant) {
-        let Some(speaker) = self.linked() else { return };
-        let open = speaker.open_text().unwrap_or_default();
-        let punctuates = speaker.punctuates && speaker.open_text().is_none();
-        let words = self.turn.whole(open);
-        let language = self.settings.language.as_deref();
-        self.begin_early(completeness::score(&words, language, punctuates), now);
-    }
-
-    /// Waits for the end of the turn, or commits it if that has come.
-    pub(super) fn endpoint(&mut self, now: Instant) {
-        self.timers.clear(&[
-            Timer::Endpointing,
-            Timer::MaxEndpointing,
-            Timer::Transcript,
-            Timer::SpeechGuard,
-        ]);
-        if self.state != AgentState::Listening || self.hold.is_some() {
-            return;
-        }
-        let speaking = self.user_speaks();
-        if !speaking {
-            self.turn.ended.get_or_insert(now);
-        }
-        let linked = self.linked();
-        let language = self.settings.language.as_deref();
-        let punctuates = linked.is_some_and(|speaker| speaker.punctuates);
-        let ear = Ear {
-            speaking,
-            began: linked.and_then(|speaker| speaker.voice.began).unwrap_or(now),
-            ended: self.turn.ended.unwrap_or(now),
-            text: !self.turn.text.is_empty(),
-            open: linked.is_some_and(|speaker| speaker.open_text().is_some()),
-            asked: self.turn.finalize_sent,
-            last_words: self.turn.last_words.max(self.turn.listening_since),
-            gives_interims: linked.is_some_and(|speaker| speaker.gives_interims),
-            // Words that were asked for and have not come may say anything.
-            score: (!speaking && !self.turn.finalize_sent)
-                .then(|| completeness::score(&self.turn.text, language, punctuates))
-                .map(|score| score + self.turn.sound.unwrap_or(0.0)),
-            told_end: self.turn.told_end,
-            usual_pause: self.pauses.usual(),
-        };
-        self.ask_turn_model(&ear, now);
-        let (timer, at) = endpointing::next(ear, &self.settings);
-        let asked =
-            !ear.open && ear.text && ear.score.is_some() || ear.open && self.turn.detector_ended;
-        if !speaking && asked && at > now {
-            self.begin_early_by_words(now);
-        }
-        if timer != Timer::Endpointing || at > now {
-            self.timers.set(timer, at);
-        } else if ear.open {
-            self.ask_for_final();
-            self.turn.finalize_sent = true;
-            self.endpoint(now);
-        } else {
-            self.commit(now);
-        }
-    }
-
-    /// Asks the turn model where the words leave the end open. It costs a good part of a core while
-    /// it thinks: a noise that begins and ends asks nothing.
-    fn ask_turn_model(&mut self, ear: &Ear, now: Instant) {
-        let asks = self.settings.detection == Detection::Semantic
-            && self.turn.detector_ended
-            && !ear.speaking
-            && (ear.open || ear.text && ear.score.is_none_or(|score| score < SURE))
-            && self.turn.sound.is_none()
-            && self.turn.sound_asked.is_none_or(|asked| later(asked, ASK_AGAIN) <= now);
-        if asks && let Some(speaker) = self.linked {
-            self.turn.sound_asked = Some(now);
-            self.turn.awaits_sound = true;
-            self.command(Command::AskTurnModel { speaker });
-        }
-    }
-
-    /// Nothing better will come: commits what is there, interim text included.
-    pub(super) fn end_listening(&mut self, now: Instant) {
-        if self.state != AgentState::Listening || self.hold.is_some() {
-            return;
-        }
-        if self.user_speaks() {
-            self.turn.ended = self.turn.last_words;
-        }
-        if let Some(speaker) = self.linked_mut() {
-            speaker.voice.discounted = true;
-            let last = speaker.promote(now);
-            if let Some(last) = &last {
-                self.turn.add(&last.text);
-            }
-            self.command_row(last);
-        }
-        if self.turn.text.is_empty() {
-            self.no_transcript(now);
-        } else {
-            self.commit(now);
-        }
-    }
-
-    /// Speech without a transcript: noise, or recognition is down, which the user must hear.
-    pub(super) fn no_transcript(&mut self, now: Instant) {
-        let down = self.linked().is_some_and(|speaker| speaker.stt_down);
-        let can_say = self.ready && !self.settings.transcribe_only;
-        let apology = self.settings.apology.trim();
-        if down && can_say && !apology.is_empty() {
-            let text = apology.to_owned();
-            self.apologised = true;
-            self.metric(Metric::Apology);
-            let interruptible = self.settings.interruptible;
-            self.queue.push_front(Utterance { kind: SpeechKind::Apology, text, interruptible });
-        }
-        self.go_idle(now);
-    }
-
     pub(super) fn on_chat(&mut self, id: SpeakerId, text: &str, now: Instant) {
         let text = bounded(text.trim());
         if text.is_empty() || self.speaker_or_new(id, now).is_none() {
@@ -633,18 +429,5 @@ impl Session {
         let identity = format!("speaker-{}", id.0);
         self.speakers.push(Speaker::new(id, identity.clone(), identity, false));
         self.speakers.last_mut()
-    }
-
-    pub(super) fn watch_interruption(&mut self, now: Instant) {
-        let interruptible = self.speech.as_ref().is_some_and(|speech| speech.interruptible);
-        let speaks = self.user_speaks() && self.leaving.is_none();
-        if self.state != AgentState::Speaking || !interruptible || !speaks {
-            return;
-        }
-        let began = self.linked().and_then(|speaker| speaker.voice.began).unwrap_or(now);
-        let before = self.linked().map_or(Duration::ZERO, |speaker| speaker.voice.before());
-        let said = if self.has_just_told_more() { before } else { Duration::ZERO };
-        let minimum = self.settings.min_interruption.saturating_sub(said);
-        self.timers.set(Timer::MinInterruption, later(began, minimum));
     }
 }
